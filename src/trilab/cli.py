@@ -1,0 +1,102 @@
+"""The command line: `trilab train | evaluate | ui | doctor | list`.
+
+Each command lives in `trilab.commands`; here they are only named, so that help and errors come at once.
+"""
+
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+from trilab import __version__
+from trilab.errors import ConfigError, UserError, nearest
+from trilab.signals import Interrupted, interruptible
+
+COMMANDS = {
+    "train": "run an experiment, or with -m a sweep of them",
+    "evaluate": "test the best checkpoint of an earlier run",
+    "ui": "open the MLflow UI on the store that the runs went to",
+    "doctor": "check this machine: accelerators, precisions, packages, store, data",
+    "list": "every experiment, model, data set and other option, with a line each",
+}
+
+HELP = """\
+trilab: experiments as compositions of configuration groups, every run in MLflow
+
+usage: trilab COMMAND [OPTIONS] [OVERRIDES]
+
+commands
+{commands}
+
+examples
+  trilab train                                             the default: Double DQN on CartPole
+  trilab train experiment=vision/mnist_cnn seed=2
+  trilab train experiment=recsys/deepfm_synthetic optimizer.lr=3e-3 precision=bf16-mixed
+  trilab train -m experiment=rl/dqn_cartpole,rl/double_dqn_cartpole seed=1,2,3
+  trilab evaluate run=RUN_ID accelerator=cuda
+  trilab COMMAND --help
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs a command; exits with 0, 1 (it failed), 2 (it was asked for wrongly), 130 or 143 (it was stopped)."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        with interruptible():
+            sys.exit(_run(arguments))
+    except Interrupted as interruption:
+        _say(f"stopped by {interruption}")
+        sys.exit(interruption.exit_code)
+    except ConfigError as error:
+        _say(str(error))
+        sys.exit(2)
+    except UserError as error:
+        _say(str(error))
+        sys.exit(1)
+    except BrokenPipeError:  # `trilab list | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+
+
+def _run(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(HELP.format(commands="\n".join(f"  {name:<10} {text}" for name, text in COMMANDS.items())))
+        return 0 if arguments else 2
+    if arguments[0] in ("--version", "-V"):
+        print(f"trilab {__version__}")
+        return 0
+    if arguments[0] in ("-sc", "--shell-completion"):
+        from trilab.commands.completion import complete
+
+        return complete(arguments, list(COMMANDS))
+    command, *rest = arguments
+    if command not in COMMANDS:
+        raise ConfigError(f"'{command}': no such command.{nearest(command, COMMANDS)} Allowed: {', '.join(COMMANDS)}.")
+    module = importlib.import_module(f"trilab.commands.{command}")
+    if any(argument in ("-h", "--help") for argument in rest):
+        print((module.__doc__ or "").strip())
+        return 0
+    return int(module.main(rest) or 0)
+
+
+def report(error: BaseException) -> None:
+    """Prints what ended a run: one line for the user's errors, the traceback for others."""
+    user_error = cause(error)
+    if user_error is not None:
+        _say(str(user_error))
+    else:
+        traceback.print_exception(error)
+
+
+def cause(error: BaseException | None) -> UserError | None:
+    """The UserError that an exception is, or was raised from (Hydra wraps what constructors raise)."""
+    while error is not None:
+        if isinstance(error, UserError):
+            return error
+        error = error.__cause__
+    return None
+
+
+def _say(message: str) -> None:
+    sys.stderr.write(f"trilab: {' '.join(message.split())}\n")

@@ -1,0 +1,83 @@
+"""trilab evaluate: test the best checkpoint of an earlier run
+
+usage: trilab evaluate run=RUN_ID [OVERRIDES]
+       trilab evaluate checkpoint=PATH [OVERRIDES]
+
+The configuration is that of the run (or of the checkpoint, which carries it); overrides change it:
+  accelerator=cuda precision=bf16-mixed    where and how it is computed
+  data.batch_size=512 seed=7               single values
+  tracking.uri=sqlite:////abs/mlflow.db    the store, also the one that run=... is looked up in
+
+The test is a run of its own in the same MLflow experiment; its tag trilab.source_run names the first.
+
+exit code  0 finished, 1 failed, 2 wrong arguments, 130 Ctrl-C, 143 SIGTERM
+"""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from trilab.cli import report
+from trilab.config.stored import apply_overrides
+from trilab.errors import ConfigError, nearest
+
+_SOURCES = ("run", "checkpoint")
+
+
+def main(argv: list[str]) -> int:
+    """Finds the source, changes its configuration as asked, and tests it."""
+    source, value, overrides = _arguments(argv)
+    with tempfile.TemporaryDirectory(prefix="trilab-evaluate-") as folder:
+        if source == "run":
+            # Only the overrides can say which store to look in; they are applied to the configuration found there.
+            from trilab.tracking.lookup import fetch_run
+
+            job, checkpoint, run_id = fetch_run(value, overrides, Path(folder))
+        else:
+            job, checkpoint, run_id = _checkpoint(Path(value))
+        job = apply_overrides(job, [*overrides, "fit=false", "test=true"])
+
+        from trilab.summary import show
+        from trilab.train import train
+
+        try:
+            summary = train(job, Path(folder), {"trilab.source_run": run_id, "trilab.command": "evaluate"}, checkpoint)
+        except ConfigError:
+            raise
+        except Exception as error:
+            report(error)
+            return 1
+        show(summary)
+    return 0
+
+
+def _arguments(argv: list[str]) -> tuple[str, str, list[str]]:
+    given = {key: value for key, _, value in (argument.partition("=") for argument in argv) if key in _SOURCES}
+    if len(given) != 1 or not all(given.values()):
+        typed = argv[0].partition("=")[0] if argv else ""
+        hint = "" if typed in _SOURCES else nearest(typed, _SOURCES)
+        raise ConfigError(f"evaluate needs one of run=<MLflow run id> and checkpoint=<path>.{hint}")
+    [(source, value)] = given.items()
+    return source, value, [argument for argument in argv if argument.partition("=")[0] not in _SOURCES]
+
+
+def _checkpoint(path: Path) -> tuple[Any, Path, str]:
+    from trilab.config.job import Job
+    from trilab.runtime import prepare_imports
+
+    if not path.is_file():
+        raise ConfigError(f"checkpoint={path}: there is no such file.")
+    prepare_imports()
+    import pickle
+    import zipfile
+
+    import torch
+
+    from trilab.callbacks.identity import KEY
+
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        identity = content[KEY]
+    except (KeyError, RuntimeError, pickle.UnpicklingError, zipfile.BadZipFile, EOFError, TypeError, ValueError):
+        raise ConfigError(f"checkpoint={path}: not a checkpoint of trilab.") from None
+    return Job(identity["config"], identity["choices"]), path.absolute(), identity["run_id"]

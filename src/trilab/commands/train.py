@@ -1,0 +1,94 @@
+"""trilab train: run an experiment, or with -m a sweep of them
+
+usage: trilab train [FLAGS] [OVERRIDES]
+
+overrides
+  experiment=rl/dqn_cartpole      a named composition (see: trilab list experiment)
+  model=rl/dqn data=rl/cartpole   an option of a group: model, data, optimizer, scheduler, trainer,
+                                  callbacks, accelerator, precision, tracking, paths
+  optimizer.lr=3e-4 seed=2        a value; trainer.* are Lightning's Trainer arguments
+  '~callbacks.progress'           leave a part out
+
+flags (Hydra's; all of them work)
+  -m, --multirun                  every combination of comma-separated values: seed=1,2,3 precision=fp32,bf16-mixed
+  -c job, --cfg job               print the configuration instead of running it (-p PART for a part)
+  -cd DIR, --config-dir DIR       add a folder of your own groups and options
+  -sc install=bash                shell completion: eval "$(trilab train -sc install=bash)"
+  --info, --hydra-help, --version
+
+exit code  0 finished, 1 failed, 2 wrong configuration, 130 Ctrl-C, 143 SIGTERM
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra._internal.utils import get_args_parser
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from trilab.cli import cause, report
+from trilab.config.compose import CONFIG_MODULE, CONFIG_NAME
+from trilab.config.job import Job
+from trilab.config.preflight import preflight
+from trilab.errors import ConfigError, UserError
+
+
+def main(argv: list[str]) -> int:
+    """Checks everything that will run, then hands over to Hydra."""
+    flags = get_args_parser().parse_args(argv)
+    if flags.shell_completion:
+        from trilab.cli import COMMANDS
+        from trilab.commands.completion import complete
+
+        return complete(argv, list(COMMANDS))
+    if not (flags.cfg or flags.info or flags.hydra_help):
+        preflight(flags.overrides, flags.config_dir, flags.multirun)
+    return _hydra(argv)
+
+
+def _hydra(argv: list[str]) -> int:
+    # Hydra prints errors over several lines and exits with 1; with this it raises them.
+    before = os.environ.get("HYDRA_FULL_ERROR")
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    old_argv, sys.argv = sys.argv, ["trilab", *argv]
+    try:
+        hydra.main(version_base="1.3", config_path=f"pkg://{CONFIG_MODULE}", config_name=CONFIG_NAME)(_job)()
+    except (ConfigError, UserError):
+        raise
+    except Exception as error:
+        if not getattr(error, "_trilab_reported", False):
+            report(error)
+        return 2 if isinstance(cause(error), ConfigError) else 1
+    finally:
+        sys.argv = old_argv
+        if before is None:
+            os.environ.pop("HYDRA_FULL_ERROR", None)
+        else:
+            os.environ["HYDRA_FULL_ERROR"] = before
+    return 0
+
+
+def _job(config: DictConfig) -> Any:
+    """What Hydra calls for each run; returns the goal's metric, for sweepers that optimise."""
+    from trilab.summary import one_line, show
+    from trilab.train import train
+
+    hydra_config = HydraConfig.get()
+    sweep = hydra_config.mode == RunMode.MULTIRUN
+    job = Job.of(config, dict(hydra_config.runtime.choices), list(hydra_config.overrides.task))
+    tags = {"trilab.sweep": Path(hydra_config.sweep.dir).name} if sweep else {}
+    try:
+        summary = train(job, Path(hydra_config.runtime.output_dir), tags)
+    except Exception as error:
+        report(error)
+        error._trilab_reported = True  # type: ignore[attr-defined]
+        raise
+    if sweep:
+        print(one_line(summary))
+    else:
+        show(summary)
+    return summary.result

@@ -1,0 +1,66 @@
+"""Every option of every group, with the line that describes it: the first comment of its file."""
+
+from dataclasses import dataclass
+from importlib import resources
+from importlib.resources.abc import Traversable
+from pathlib import Path
+
+from trilab.config.compose import CONFIG_MODULE
+
+#: The groups that users set, in the order in which one asks about them.
+GROUPS = (
+    "experiment",
+    "model",
+    "data",
+    "precision",
+    "accelerator",
+    "optimizer",
+    "scheduler",
+    "trainer",
+    "callbacks",
+    "tracking",
+    "paths",
+)
+
+
+@dataclass(frozen=True)
+class Option:
+    """One file of a configuration group."""
+
+    group: str
+    name: str
+    description: str
+
+
+def catalog(group: str, config_dir: Path | None = None) -> list[Option]:
+    """The options of a group, those in its folders included, sorted by name; a user's own folder adds to them."""
+    found: dict[str, Option] = {}
+    roots: list[Traversable] = [resources.files(CONFIG_MODULE)]
+    if config_dir is not None:
+        roots.append(config_dir)
+    for root in roots:
+        folder = root.joinpath(group)
+        if folder.is_dir():
+            for name, file in _files(folder, ""):
+                found[name] = Option(group, name, describe(file.read_text(encoding="utf-8")))
+    return [found[name] for name in sorted(found)]
+
+
+def describe(text: str) -> str:
+    """The first comment line of a YAML file that is not an instruction to Hydra."""
+    for line in text.splitlines():
+        if line.startswith("#") and not line.startswith("# @package"):
+            return line.lstrip("# ").strip()
+        if line.strip() and not line.startswith("#"):
+            break
+    return ""
+
+
+def _files(folder: Traversable, prefix: str) -> list[tuple[str, Traversable]]:
+    files: list[tuple[str, Traversable]] = []
+    for item in folder.iterdir():
+        if item.is_dir():
+            files += _files(item, f"{prefix}{item.name}/")
+        elif item.name.endswith(".yaml"):
+            files.append((prefix + item.name.removesuffix(".yaml"), item))
+    return files

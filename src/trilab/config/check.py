@@ -1,0 +1,168 @@
+"""Checks a composed configuration against the signatures of everything it names. Imports neither torch nor MLflow."""
+
+import json
+import types
+from collections.abc import Mapping
+from functools import cache
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from annotated_types import Ge, Gt, Le, Lt
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
+from pydantic.errors import PydanticSchemaGenerationError
+
+from trilab.config.signatures import UnknownTarget, signature
+from trilab.errors import ConfigError, nearest
+from trilab.ranges import NonNegativeInt
+
+#: The keys of conf/train.yaml that are not groups.
+_ROOT: dict[str, Any] = {"seed": NonNegativeInt, "fit": bool, "test": bool}
+_GOAL: dict[str, Any] = {
+    "metric": str,
+    "mode": Literal["min", "max"],
+    "threshold": float | None,
+    "source": str | None,
+}
+_PATHS: dict[str, Any] = {"data": str, "outputs": str}
+_GROUPS = ("data", "model", "optimizer", "scheduler", "trainer", "callbacks", "accelerator", "precision", "tracking")
+
+#: Arguments that train.py supplies; a configuration may not.
+SUPPLIED = frozenset({"spec", "optimizer", "schedule", "goal"})
+_SUPPLIED_TO_TRAINER = frozenset({"accelerator", "precision", "logger", "callbacks", "plugins"})
+_HYDRA_KEYS = frozenset({"_target_", "_partial_", "_recursive_", "_convert_", "_args_"})
+
+
+def check(config: DictConfig) -> None:
+    """Raises ConfigError for the first unknown key, wrong type or value out of range, at any depth."""
+    try:
+        OmegaConf.resolve(config := config.copy())
+        values: Any = OmegaConf.to_container(config, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError(" ".join(str(error).split())) from None
+    _keys("", values, {*_ROOT, "goal", "paths", *_GROUPS})
+    for name, annotation in _ROOT.items():
+        _value(name, values[name], annotation)
+    for group, schema in (("goal", _GOAL), ("paths", _PATHS)):
+        _keys(group, values[group], set(schema))
+        for name, annotation in schema.items():
+            _value(f"{group}.{name}", values[group].get(name), annotation)
+    for group in _GROUPS:
+        _node(group, values[group], required=group != "callbacks")
+    if not (values["fit"] or values["test"]):
+        raise ConfigError("fit=false test=false: nothing to do. Set one of them to true.")
+
+
+def _node(path: str, value: Any, required: bool = False) -> None:
+    """Checks a part of the configuration: something to build, a mapping of such parts, or plain values."""
+    if isinstance(value, list):
+        for index, item in enumerate(value):
+            _node(f"{path}[{index}]", item)
+    elif isinstance(value, dict) and "_target_" in value:
+        _target(path, value)
+    elif isinstance(value, dict):
+        if required:
+            raise ConfigError(f"{path}: no _target_, so there is nothing to build. Choose one with {path}=<option>.")
+        for key, item in value.items():
+            _node(f"{path}.{key}", item)
+    elif required:
+        raise ConfigError(f"{path}={_show(value)}: expected an option of the group. See trilab list {path}.")
+
+
+def _target(path: str, node: dict[str, Any]) -> None:
+    target = str(node["_target_"])
+    try:
+        sig = signature(target)
+    except UnknownTarget as error:
+        hint = nearest(error.missing.rpartition(".")[2], error.siblings)
+        raise ConfigError(f"{path}._target_={target}: there is no {error.missing}.{hint}") from None
+    supplied = SUPPLIED | (_SUPPLIED_TO_TRAINER if path == "trainer" else frozenset())
+    allowed = set(sig.parameters) - supplied
+    given = {key: value for key, value in node.items() if key not in _HYDRA_KEYS}
+    if set(given) & set(sig.parameters) & supplied:
+        key = min(set(given) & supplied)
+        raise ConfigError(f"{path}.{key}: set by trilab itself; use the group {key}= instead.")
+    if not sig.accepts_any_key:
+        _keys(path, given, allowed)
+    for key, value in given.items():
+        if key in sig.parameters and not _is_nested(value):
+            _value(f"{path}.{key}", value, sig.parameters[key])
+        else:
+            _node(f"{path}.{key}", value)
+
+
+def _is_nested(value: Any) -> bool:
+    if isinstance(value, dict):
+        return "_target_" in value or any(_is_nested(item) for item in value.values())
+    return isinstance(value, list) and any(_is_nested(item) for item in value)
+
+
+def _keys(path: str, given: Mapping[str, Any], allowed: set[str]) -> None:
+    for key in given:
+        if key not in allowed:
+            raise unknown_key(path, str(key), allowed)
+
+
+def unknown_key(path: str, key: str, allowed: set[str]) -> ConfigError:
+    """The error for a key that a part of the configuration does not have."""
+    where = f" in {path}" if path else ""
+    full = f"{path}.{key}" if path else key
+    return ConfigError(
+        f"{full}: no such key.{nearest(key, sorted(allowed))} Allowed{where}: {', '.join(sorted(allowed))}."
+    )
+
+
+def _value(path: str, value: Any, annotation: Any) -> None:
+    adapter = _adapter(annotation)
+    if adapter is None:
+        return
+    try:
+        adapter.validate_json(json.dumps(value), strict=True)
+    except ValidationError:
+        choices = [str(choice) for choice in _choices(annotation)]
+        hint = nearest(str(value), choices) if isinstance(value, str) else ""
+        raise ConfigError(f"{path}={_show(value)}: expected {describe(annotation)}.{hint}") from None
+
+
+@cache
+def _adapter(annotation: Any) -> TypeAdapter[Any] | None:
+    try:
+        return TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=False))
+    except (PydanticSchemaGenerationError, PydanticUserError):
+        return None  # a type that only its own library can judge
+
+
+def _show(value: Any) -> str:
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+_NAMES = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", type(None): "null"}
+_SIGNS = {Gt: ("gt", "> {}"), Ge: ("ge", ">= {}"), Lt: ("lt", "< {}"), Le: ("le", "<= {}")}
+
+
+def describe(annotation: Any) -> str:
+    """An annotation in words: `a number >= 0 and <= 1`, `one of mse, huber`, `a whole number > 0, or null`."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        limits = [sign.format(getattr(limit, attribute)) for limit in arguments[1:]
+                  for kind, (attribute, sign) in _SIGNS.items() if isinstance(limit, kind)]  # fmt: skip
+        return f"{describe(arguments[0])} {' and '.join(limits)}".strip()
+    if origin is Literal:
+        return ("one of " if len(arguments) > 1 else "") + ", ".join(_show(choice) for choice in arguments)
+    if origin in (Union, types.UnionType):
+        *first, last = [describe(argument) for argument in arguments]
+        return f"{', '.join(first)} or {last}"
+    if origin is tuple and Ellipsis not in arguments:
+        return f"a list of {len(arguments)}: {', '.join(describe(argument) for argument in arguments)}"
+    if origin is dict or (origin is not None and issubclass(origin, Mapping)):
+        return "a mapping"
+    if origin is not None:
+        return f"a list of {describe(arguments[0])} each" if arguments else "a list"
+    return _NAMES.get(annotation, str(getattr(annotation, "__name__", annotation)))
+
+
+def _choices(annotation: Any) -> list[Any]:
+    if get_origin(annotation) is Literal:
+        return list(get_args(annotation))
+    return [choice for argument in get_args(annotation) if not isinstance(argument, Gt | Ge | Lt | Le)
+            for choice in _choices(argument)]  # fmt: skip

@@ -1,0 +1,103 @@
+"""Composition of the configuration: Hydra's, with its errors turned into one line each."""
+
+import os
+from collections.abc import Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_module
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from trilab.config.check import check
+from trilab.config.diagnose import diagnose
+from trilab.errors import ConfigError
+
+OmegaConf.register_new_resolver("trilab.pid", os.getpid, replace=True)
+
+CONFIG_MODULE = "trilab_conf"
+CONFIG_NAME = "train"
+#: The three fields; a model of one cannot learn from the data of another.
+_FIELDS = ("rl", "recsys", "vision")
+
+
+def compose(overrides: Sequence[str] = (), config_dir: str | Path | None = None) -> DictConfig:
+    """Composes, resolves and checks the configuration of one run.
+
+    Args:
+        overrides: as on the command line: `optimizer.lr=1e-3`, `experiment=vision/mnist_cnn`.
+        config_dir: a folder of the user's own groups and options, searched first.
+
+    Raises:
+        ConfigError: one line that says what is wrong, what is allowed and the nearest match.
+    """
+    config, choices = compose_unchecked(overrides, config_dir)
+    check_choices(choices)
+    check(config)
+    return config
+
+
+def compose_unchecked(
+    overrides: Sequence[str] = (), config_dir: str | Path | None = None
+) -> tuple[DictConfig, dict[str, str]]:
+    """The resolved configuration without Hydra's own part, and the chosen option of each group."""
+    if config_dir is not None and not Path(config_dir).is_dir():
+        raise ConfigError(f"--config-dir {config_dir}: no such folder.")
+    search = [f"hydra.searchpath=[file://{Path(config_dir).absolute()}]"] if config_dir is not None else []
+    with initialize_config_module(CONFIG_MODULE, version_base="1.3"), _hydra_config():
+        try:
+            config = hydra_compose(CONFIG_NAME, [*search, *overrides], return_hydra_config=True)
+            HydraConfig.instance().set_config(config)
+            choices = {str(group): str(option) for group, option in config.hydra.runtime.choices.items()}
+            with open_dict(config):
+                values = {key: config._get_node(key) for key in config if key != "hydra"}
+                resolved = OmegaConf.create({str(key): _resolved(config, str(key)) for key in values})
+        except (HydraException, OmegaConfBaseException) as error:
+            raise diagnose(error, overrides, search) from None
+    OmegaConf.set_struct(resolved, True)
+    return resolved, choices
+
+
+def option_alone(group: str, name: str, around: dict[str, Any]) -> dict[str, Any]:
+    """One option of a group as it is in its file, without an experiment on top.
+
+    Args:
+        around: the parts of a whole configuration that its interpolations may refer to.
+    """
+    with initialize_config_module(CONFIG_MODULE, version_base="1.3"):
+        option = hydra_compose(f"{group}/{name}")
+    whole = OmegaConf.create({**around, group: option})
+    node: Any = OmegaConf.to_container(whole[group], resolve=True)
+    return {str(key): value for key, value in node.items()}
+
+
+def check_choices(choices: dict[str, str]) -> None:
+    """Refuses a model of one field on the data of another."""
+    model, data = choices.get("model", ""), choices.get("data", "")
+    model_field, data_field = model.partition("/")[0], data.partition("/")[0]
+    if model_field in _FIELDS and data_field in _FIELDS and model_field != data_field:
+        raise ConfigError(
+            f"model={model} cannot learn from data={data}. Choose data={model_field}/... or model={data_field}/..., "
+            f"or an experiment of that field: experiment={model_field}/..."
+        )
+
+
+def _resolved(config: DictConfig, key: str) -> Any:
+    node = config._get_node(key)
+    if OmegaConf.is_config(node):
+        return OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
+    return config[key]
+
+
+@contextmanager
+def _hydra_config() -> Any:
+    """`${hydra:...}` resolves inside; whatever Hydra application is running keeps its own configuration."""
+    before = HydraConfig.instance().cfg
+    try:
+        yield
+    finally:
+        HydraConfig.instance().cfg = before

@@ -1,0 +1,56 @@
+"""One run's configuration as plain data, and what identifies it."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+#: Parts that say where a run is kept, not what it computes.
+_NOT_HASHED = ("tracking", "paths")
+
+
+@dataclass(frozen=True)
+class Job:
+    """A checked, resolved configuration and where it came from.
+
+    Args:
+        config: plain dictionaries, lists and values.
+        choices: the option of each group (`model` -> `rl/dqn`).
+        overrides: what the user typed.
+    """
+
+    config: dict[str, Any]
+    choices: Mapping[str, str]
+    overrides: list[str] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, config: DictConfig, choices: Mapping[str, str], overrides: list[str]) -> "Job":
+        values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        assert isinstance(values, dict)
+        return cls({str(key): value for key, value in values.items()}, dict(choices), list(overrides))
+
+    @property
+    def hash(self) -> str:
+        """Twelve hexadecimal digits that are equal for runs that compute the same."""
+        what = {key: value for key, value in self.config.items() if key not in _NOT_HASHED}
+        return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:12]
+
+    @property
+    def name(self) -> str:
+        """A short name for people: model, data, precision and seed."""
+        model, data = (self.choices[group].rpartition("/")[2] for group in ("model", "data"))
+        return f"{model} {data} {self.config['precision']['name']} seed={self.config['seed']}"
+
+
+def build(node: Mapping[str, Any], **supplied: Any) -> Any:
+    """Builds what a configuration node names, with the arguments that only the program can supply.
+
+    What is built gets plain lists and dictionaries, never a DictConfig.
+    """
+    if node.get("_partial_"):
+        return instantiate(dict(node), _convert_="all")
+    return instantiate({**node, "_partial_": True}, _convert_="all")(**supplied)

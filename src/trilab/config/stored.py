@@ -1,0 +1,65 @@
+"""Changes to a configuration that was composed earlier and is kept with a run."""
+
+from collections.abc import Sequence
+
+from hydra import initialize_config_module
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from trilab.config.check import check, unknown_key
+from trilab.config.compose import CONFIG_MODULE, check_choices, compose_unchecked
+from trilab.config.diagnose import all_groups, diagnose
+from trilab.config.job import Job
+from trilab.errors import ConfigError
+
+_WHOLE = ("experiment", "model")
+
+
+def apply_overrides(job: Job, overrides: Sequence[str]) -> Job:
+    """A job with overrides applied: an option of a group replaces that part, a value replaces that value.
+
+    Args:
+        job: as it was run.
+        overrides: `accelerator=cuda`, `data.batch_size=512`.
+
+    Raises:
+        ConfigError: an override that cannot be applied to the stored configuration.
+    """
+    config = OmegaConf.create(job.config)
+    choices = dict(job.choices)
+    with initialize_config_module(CONFIG_MODULE, version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        groups = all_groups(loader)
+        parser = OverridesParser.create(config_loader=loader)
+        try:
+            parsed = [parser.parse_override(text) for text in overrides]
+        except HydraException as error:
+            raise diagnose(error, overrides) from None
+    OmegaConf.set_struct(config, True)
+    for override, text in zip(parsed, overrides, strict=True):
+        key = override.key_or_group
+        if key in _WHOLE:
+            raise ConfigError(f"{text}: a stored run is evaluated with the {key} it was trained with.")
+        if override.is_sweep_override():
+            raise ConfigError(f"{text}: one value at a time.")
+        if key in groups:
+            part, chosen = compose_unchecked([text])
+            config[key], choices[key] = part[key], chosen[key]
+        else:
+            _set(config, key, override.value(), adding=override.is_add() or override.is_force_add())
+    check_choices(choices)
+    check(config)
+    return Job.of(config, choices, list(overrides))
+
+
+def _set(config: DictConfig, key: str, value: object, adding: bool) -> None:
+    parent, _, name = key.rpartition(".")
+    node = OmegaConf.select(config, parent) if parent else config
+    if not isinstance(node, DictConfig):
+        raise unknown_key("", key, {str(k) for k in config})
+    if name not in node and not adding:
+        raise unknown_key(parent, name, {str(k) for k in node} - {"_target_", "_partial_"})
+    with open_dict(node):
+        node[name] = value

@@ -1,0 +1,189 @@
+"""A click log drawn from a planted factorization machine, so that the best possible result is known.
+
+A row has `fields` categorical ids and `dense` features. With x the ids' one-hot encoding, its click is drawn from
+
+    logit = w0 + sum_i w_i x_i + sum_{i<j} <v_i, v_j> x_i x_j + sum_d u_d z_d,    click ~ Bernoulli(sigmoid(logit))
+
+of which the first three terms are Rendle 2010, Factorization Machines, equation 1
+(https://doi.org/10.1109/ICDM.2010.127). Ids follow Zipf's law within each field, P(id) ~ (id + 1)^-exponent, and
+z_d ~ N(0, 1). No model can beat the AUC of these logits on the drawn labels, but for chance.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pytorch_lightning import LightningDataModule
+from torch import Tensor
+
+from trilab.data.batches import Batch, TensorBatches
+from trilab.data.recsys.metrics import auc, logloss
+from trilab.data.recsys.spec import TableSpec
+from trilab.ranges import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+
+Array = NDArray[np.float64]
+_PARTS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Planted:
+    """The model that clicks are drawn from. Weights are random with variances such that the logit's standard deviation
+    is `signal` on average, over uniform ids, and `interaction` of its variance is in the pairs."""
+
+    bias: float  # w0
+    linear: Array  # (fields, cardinality), w
+    factors: Array  # (fields, cardinality, k), v
+    dense: Array  # (dense,), u
+
+    @classmethod
+    def draw(
+        cls,
+        rng: np.random.Generator,
+        fields: int,
+        cardinality: int,
+        dense: int,
+        factors: int,
+        signal: float,
+        interaction: float,
+        bias: float,
+    ) -> "Planted":
+        pairs = fields * (fields - 1) / 2
+        if not pairs:
+            interaction = 0.0
+        linear_std = signal * ((1 - interaction) / (fields + dense)) ** 0.5
+        # A pair's product <v_i, v_j> has variance k std^4.
+        factor_std = (signal**2 * interaction / (pairs * factors)) ** 0.25 if pairs else 0.0
+        return cls(
+            bias=bias,
+            linear=rng.normal(0.0, linear_std, (fields, cardinality)),
+            factors=rng.normal(0.0, factor_std, (fields, cardinality, factors)),
+            dense=rng.normal(0.0, linear_std, dense),
+        )
+
+    def logits(self, ids: NDArray[np.int64], dense: Array) -> Array:
+        """(rows, fields) ids and (rows, dense) features to (rows,) logits, a field at a time to save memory."""
+        logits = self.bias + dense @ self.dense
+        total, squares = np.zeros((len(ids), self.factors.shape[2])), np.zeros(len(ids))
+        for field, column in enumerate(ids.T):
+            vectors = self.factors[field, column]  # (rows, k)
+            logits += self.linear[field, column]
+            total += vectors
+            squares += (vectors**2).sum(1)
+        return logits + 0.5 * ((total**2).sum(1) - squares)  # Rendle 2010, lemma 3.1
+
+
+def zipf(rng: np.random.Generator, cardinality: int, exponent: float, size: tuple[int, ...]) -> NDArray[np.int64]:
+    """Ids from 0 to cardinality - 1 with P(id) ~ (id + 1)^-exponent, by inversion of the distribution function."""
+    cumulative = np.cumsum(np.arange(1, cardinality + 1, dtype=np.float64) ** -exponent)
+    ids = np.searchsorted(cumulative, rng.random(size) * cumulative[-1], side="right")
+    return np.minimum(ids, cardinality - 1)  # a draw may round up to the very end
+
+
+class SyntheticClicks(LightningDataModule):
+    """Click log of a planted factorization machine.
+
+    The planted model and each part have a random stream of their own: more training rows leave the test as it was.
+
+    Args:
+        train_rows: rows to train on.
+        val_rows: rows to validate on.
+        test_rows: rows to test on.
+        fields: categorical fields.
+        cardinality: ids of each field.
+        exponent: of Zipf's law; 0 makes all ids equally frequent.
+        dense: dense features, standard normal, with a linear effect.
+        factors: dimension k of the planted factors.
+        signal: standard deviation of the logit: the more, the better clicks can be predicted.
+        interaction: share of the logit's variance that is in pairs of ids.
+        bias: w0; below 0 clicks are rarer than one in two.
+        batch_size: rows of a training batch.
+        eval_batch_size: rows of a batch in validation and test.
+        seed: of the planted model, the rows and the batches' order.
+    """
+
+    def __init__(
+        self,
+        train_rows: PositiveInt,
+        val_rows: PositiveInt,
+        test_rows: PositiveInt,
+        fields: PositiveInt,
+        cardinality: PositiveInt,
+        exponent: NonNegativeFloat,
+        dense: NonNegativeInt,
+        factors: PositiveInt,
+        signal: PositiveFloat,
+        interaction: Fraction,
+        bias: float,
+        batch_size: PositiveInt,
+        eval_batch_size: PositiveInt,
+        seed: NonNegativeInt,
+    ) -> None:
+        super().__init__()
+        self.rows = dict(zip(_PARTS, (train_rows, val_rows, test_rows), strict=True))
+        self.spec = TableSpec(cardinalities=(cardinality,) * fields, dense=dense)
+        self.exponent = exponent
+        self.factors = factors
+        self.signal = signal
+        self.interaction = interaction
+        self.bias = bias
+        self.batch_size = batch_size
+        self.eval_batch_size = eval_batch_size
+        self.seed = seed
+        self._parts: dict[str, Batch] = {}
+        self._reference: dict[str, float] = {}
+
+    @property
+    def reference(self) -> dict[str, float]:
+        """AUC and log loss of the true probabilities on the test's labels: what a perfect model would score."""
+        return dict(self._reference)
+
+    def planted(self) -> Planted:
+        """The model that the clicks are drawn from."""
+        fields, cardinality = len(self.spec.cardinalities), self.spec.cardinalities[0]
+        rng = np.random.default_rng((self.seed, len(_PARTS)))
+        return Planted.draw(
+            rng, fields, cardinality, self.spec.dense, self.factors, self.signal, self.interaction, self.bias
+        )
+
+    def setup(self, stage: str) -> None:
+        if self._parts:
+            return
+        planted = self.planted()
+        for number, part in enumerate(_PARTS):
+            ids, dense, labels, logits = self._draw(
+                planted, np.random.default_rng((self.seed, number)), self.rows[part]
+            )
+            self._parts[part] = (ids, dense, labels)
+        self._reference = {"test/bayes_auc": auc(logits, labels), "test/bayes_logloss": logloss(logits, labels)}
+
+    def _draw(self, planted: Planted, rng: np.random.Generator, rows: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        fields, cardinality = len(self.spec.cardinalities), self.spec.cardinalities[0]
+        ids = zipf(rng, cardinality, self.exponent, (rows, fields))
+        dense = rng.normal(size=(rows, self.spec.dense))
+        logits = planted.logits(ids, dense)
+        clicks = rng.random(rows) < 1 / (1 + np.exp(-logits))
+        return (
+            torch.from_numpy(ids),
+            torch.from_numpy(dense).float(),
+            torch.from_numpy(clicks).float(),
+            torch.from_numpy(logits),
+        )
+
+    def train_dataloader(self) -> TensorBatches:
+        shuffle = not (self.trainer and self.trainer.overfit_batches)  # which means the same batches in each epoch
+        return self._batches("train", self.batch_size, shuffle)
+
+    def val_dataloader(self) -> TensorBatches:
+        return self._batches("val", self.eval_batch_size)
+
+    def test_dataloader(self) -> TensorBatches:
+        return self._batches("test", self.eval_batch_size)
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        return batch  # it is there already
+
+    def _batches(self, name: str, batch_size: int, shuffle: bool = False) -> TensorBatches:
+        device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
+        part = self._parts[name] = tuple(tensor.to(device) for tensor in self._parts[name])
+        return TensorBatches(part, batch_size, shuffle=shuffle, seed=self.seed)

@@ -1,0 +1,140 @@
+"""Image sets that torchvision knows: downloaded where there is internet, read from the data folder where not."""
+
+import math
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from trilab.data.vision.images import ImageData, Images
+from trilab.errors import UserError
+from trilab.ranges import NonNegativeInt, PositiveFloat, PositiveInt
+from trilab.runtime import import_torchvision
+
+_CLASSES = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST"}
+#: What a file of the idx format begins with: two zeros, the type (8: uint8), the number of dimensions.
+_MAGIC = {3: bytes((0, 0, 8, 3)), 1: bytes((0, 0, 8, 1))}
+
+
+class TorchvisionImages(ImageData):
+    """MNIST (LeCun et al. 1998) or Fashion-MNIST (Xiao et al. 2017): 60,000 and 10,000 grey images of 28x28, 10 classes.
+
+    Args:
+        dataset: which.
+        root: folder of all data sets; the files lie in `<root>/MNIST/raw`, as torchvision has them.
+        download: fetch the files where they are missing.
+        batch_size: images of a training batch.
+        eval_batch_size: images of a batch in validation and test.
+        validation: training images held out for validation, chosen by `seed`.
+        mean: mean of each channel on the scale [0, 1], subtracted.
+        std: standard deviation of each channel on the scale [0, 1], divided by.
+        seed: of the held-out images and of the batches' order.
+    """
+
+    def __init__(
+        self,
+        dataset: Literal["mnist", "fashion_mnist"],
+        root: str,
+        download: bool,
+        batch_size: PositiveInt,
+        eval_batch_size: PositiveInt,
+        validation: PositiveInt,
+        mean: Sequence[float],
+        std: Sequence[PositiveFloat],
+        seed: NonNegativeInt,
+    ) -> None:
+        super().__init__(batch_size, eval_batch_size, validation, mean, std, seed)
+        self.dataset = dataset
+        self.download = download
+        self._class = _torchvision_class(dataset)
+        self._root = Path(root).absolute()
+        self._folder = self._root / self._class.__name__ / "raw"
+
+    def prepare_data(self) -> None:
+        if not (missing := self._missing()):
+            return
+        why = "data.download is false"
+        if self.download:
+            try:
+                with _timeout(20.0):
+                    self._class(str(self._root), download=True)
+            except (OSError, RuntimeError) as error:  # URLError is an OSError
+                why = "the download failed (" + " ".join(str(error).split()) + ")"
+            if not (missing := self._missing()):
+                return
+        sources = " or ".join(self._class.mirrors)
+        raise UserError(
+            f"{self.dataset}: {', '.join(missing)} not found in {self._folder}, and {why}. Fetch each with .gz at its "
+            f"end from {sources}, unpack them into that folder, or set TRILAB_DATA_DIR to the folder that holds "
+            f"{self._class.__name__}/raw."
+        )
+
+    def load(self) -> tuple[Images, Images, int]:
+        classes = len(self._class.classes)
+        return self._read("train", classes), self._read("t10k", classes), classes
+
+    def _files(self) -> list[str]:
+        return [name.removesuffix(".gz") for name, _ in self._class.resources]
+
+    def _missing(self) -> list[str]:
+        return [name for name in self._files() if not (self._folder / name).is_file()]
+
+    def _read(self, part: str, classes: int) -> Images:
+        images, labels = self._folder / f"{part}-images-idx3-ubyte", self._folder / f"{part}-labels-idx1-ubyte"
+        for path, dimensions in ((images, 3), (labels, 1)):
+            if fault := idx_fault(path, dimensions):
+                raise self._corrupt(path, fault)
+        data = self._class(str(self._root), train=part == "train")
+        pixels, targets = data.data.unsqueeze(1), data.targets.to(torch.int64)
+        if len(pixels) != len(targets):
+            raise self._corrupt(labels, f"{len(targets):,} labels for {len(pixels):,} images")
+        if (highest := int(targets.max())) >= classes:
+            raise self._corrupt(labels, f"a label {highest}, where 0 to {classes - 1} are allowed")
+        return Images(pixels.contiguous(), targets)
+
+    def _corrupt(self, path: Path, fault: str) -> UserError:
+        return UserError(
+            f"{path} is corrupt: {fault}. Delete it and fetch {path.name}.gz again from {' or '.join(self._class.mirrors)}."
+        )
+
+
+def idx_fault(path: Path, dimensions: int) -> str:
+    """What is wrong with a uint8 file in the idx format (http://yann.lecun.com/exdb/mnist/), or an empty string.
+
+    The format: 4 bytes that say type and number of dimensions, 4 bytes for each dimension's size (big-endian), values.
+    """
+    header = 4 * (1 + dimensions)
+    with path.open("rb") as file:
+        head = file.read(header)
+    size = path.stat().st_size
+    if len(head) < header:
+        return f"{size} bytes, less than the {header} of its header"
+    if head[:4] != _MAGIC[dimensions]:
+        return f"it begins with 0x{head[:4].hex()}, not 0x{_MAGIC[dimensions].hex()}, so it is no idx file of this kind"
+    shape = [int.from_bytes(head[i : i + 4], "big") for i in range(4, header, 4)]
+    expected = header + math.prod(shape)
+    text = "x".join(map(str, shape))
+    if expected == header:
+        return f"its header says {text}, so it is empty"
+    return "" if size == expected else f"{size:,} bytes, where its header ({text}) asks for {expected:,}"
+
+
+def _torchvision_class(dataset: str) -> Any:
+    import_torchvision()
+    from torchvision import datasets
+
+    return getattr(datasets, _CLASSES[dataset])
+
+
+@contextmanager
+def _timeout(seconds: float) -> Iterator[None]:
+    """Gives up on a host that does not answer, for which urllib would wait minutes."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)

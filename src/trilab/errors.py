@@ -1,0 +1,24 @@
+"""The one kind of exception whose text is written for the user: printed as a single line, without a traceback."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """Something the user can put right: says what was wrong, what is allowed, and the nearest match if there is one."""
+
+
+class ConfigError(UserError):
+    """A configuration that cannot be run. Raised before torch is imported and before anything is written."""
+
+
+def nearest(name: str, allowed: Iterable[str]) -> str:
+    """` Did you mean 'x'?` for the closest of the allowed names, or an empty string where nothing is close."""
+    options = [str(option) for option in allowed]
+    by_lower = {option.lower(): option for option in options}
+    close = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.5)
+    if not close:  # a bare option name for one that stands in a folder: `dqn` for `rl/dqn`
+        tails = {option.lower().rsplit("/", 1)[-1]: option for option in options}
+        close = [tails[tail] for tail in difflib.get_close_matches(name.lower().rsplit("/", 1)[-1], tails, n=1)]
+        return f" Did you mean '{close[0]}'?" if close else ""
+    return f" Did you mean '{by_lower[close[0]]}'?"

@@ -1,0 +1,202 @@
+"""What must happen before torch works well: allocator, threads, matmul setting, and torchvision beside a CPU torch.
+
+Nothing heavy is imported at the top: a configuration that names an `Accelerator` is checked without torch.
+"""
+
+import ctypes
+import importlib
+import logging
+import os
+import platform
+import sys
+import warnings
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from trilab.errors import ConfigError
+from trilab.ranges import PositiveInt
+
+DeviceType = Literal["cpu", "cuda", "mps"]
+
+# mallopt's parameters (malloc.h) and glibc's own values for them.
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4
+_GLIBC_DEFAULTS = {_MMAP_MAX: 65_536, _TRIM_THRESHOLD: 128 * 1024, _TOP_PAD: 128 * 1024}
+# Never give a block back to the system: convolutions otherwise fault their workspaces in again at every step.
+_KEEP = {_MMAP_MAX: 0, _TRIM_THRESHOLD: 2**31 - 1, _TOP_PAD: 256 * 1024 * 1024}
+
+#: The relative error up to which a faster product still counts as fp32: ten times that of an exact fp32 product.
+_FP32_GRADE = 2.5e-6
+
+_kept: list[Any] = []  # objects that must outlive their function: torch.library registrations
+
+
+@dataclass(frozen=True)
+class Accelerator:
+    """Where a run computes and how the processor is set up for it.
+
+    Args:
+        name: the accelerator asked for; `auto` takes cuda, then mps, then cpu.
+        threads: torch's threads on the CPU; None for all cores.
+        matmul_precision: torch's setting for fp32 matrix products; `auto` takes `medium` where a trial product shows
+            that it is as exact as fp32 on this machine, and `highest` elsewhere.
+        allocator: `keep` makes glibc hold on to freed memory; `default` leaves it alone. Without effect elsewhere.
+        memory_format: layout of the model's 4-d weights.
+    """
+
+    name: Literal["auto", "cpu", "cuda", "mps"]
+    threads: PositiveInt | None = None
+    matmul_precision: Literal["auto", "highest", "high", "medium"] = "auto"
+    allocator: Literal["keep", "default"] = "keep"
+    memory_format: Literal["channels_last", "contiguous"] = "channels_last"
+
+    def prepare(self) -> dict[str, str]:
+        """Applies the settings to this process and returns those in effect, to be recorded with the run.
+
+        Raises:
+            ConfigError: this machine does not have the accelerator.
+        """
+        allocator = set_allocator(self.allocator)
+        prepare_imports()
+        import torch
+
+        torch.set_num_threads(self.threads or _all_threads())
+        device = self.device()
+        matmul = self.matmul_precision if self.matmul_precision != "auto" else best_matmul_precision(device)
+        torch.set_float32_matmul_precision(matmul)
+        return {
+            "accelerator.requested": self.name,
+            "accelerator.effective": device,
+            "device.name": device_name(device),
+            "runtime.threads": str(torch.get_num_threads()),
+            "runtime.matmul_precision": matmul,
+            "runtime.allocator": allocator,
+            "runtime.memory_format": self.memory_format,
+        }
+
+    def device(self) -> DeviceType:
+        """The accelerator that this machine really has for the name asked for."""
+        present = available()
+        if self.name == "auto":
+            return present[0]
+        if self.name not in present:
+            raise ConfigError(
+                f"accelerator={self.name}: this machine has none. It has: {', '.join(present)}. "
+                "accelerator=auto takes the best there is."
+            )
+        return self.name
+
+    @property
+    def torch_memory_format(self) -> Any:
+        """torch's constant for `memory_format`."""
+        import torch
+
+        return torch.channels_last if self.memory_format == "channels_last" else torch.contiguous_format
+
+
+def available() -> list[DeviceType]:
+    """The accelerators of this machine, the fastest first."""
+    import torch
+
+    present: list[DeviceType] = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch warns of a missing or old driver; doctor says it better
+        if torch.cuda.is_available():
+            present.append("cuda")
+    if torch.backends.mps.is_available():
+        present.append("mps")
+    return [*present, "cpu"]
+
+
+def device_name(device: DeviceType) -> str:
+    """The name that the maker gave the device: `NVIDIA H100`, `AMD EPYC`."""
+    import torch
+
+    if device == "cuda":
+        return torch.cuda.get_device_name()
+    return _cpu_name()
+
+
+def _cpu_name() -> str:
+    try:
+        with open("/proc/cpuinfo") as lines:  # noqa: PTH123 - a file of the kernel, not of the user
+            for line in lines:
+                if line.startswith("model name"):
+                    return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def set_allocator(mode: Literal["keep", "default"]) -> str:
+    """Sets glibc's allocator for this process; returns what is in effect (`system` where there is no glibc)."""
+    if platform.libc_ver()[0] != "glibc":
+        return "system"
+    libc = ctypes.CDLL(None)
+    for parameter, value in (_KEEP if mode == "keep" else _GLIBC_DEFAULTS).items():
+        libc.mallopt(parameter, value)
+    return mode
+
+
+def prepare_imports() -> None:
+    """Makes torchvision, and with it Lightning, importable, and quietens what they print. Idempotent."""
+    os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
+    import_torchvision()
+    for name in ("pytorch_lightning", "lightning_fabric", "lightning"):
+        logging.getLogger(f"{name}.utilities.rank_zero").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")
+
+
+def import_torchvision() -> None:
+    """Imports torchvision; beside a torch build that its binary was not made for, without its compiled operators.
+
+    The registry's torchvision is a CUDA build. Beside a CPU-only torch its library does not load, and the import fails
+    at the first operator that Python code refers to. Declaring the two operators' schemas is enough for data sets,
+    transforms and models; nothing here calls them.
+    """
+    if "torchvision" in sys.modules:
+        return
+    try:
+        importlib.import_module("torchvision")
+    except RuntimeError as error:
+        if "torchvision::nms" not in str(error):
+            raise
+        for module in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
+            del sys.modules[module]
+        import torch
+
+        library = torch.library.Library("torchvision", "FRAGMENT")
+        for operator in ("nms", "qnms"):
+            library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        _kept.append(library)
+        importlib.import_module("torchvision")
+
+
+def matmul_error(device: DeviceType, setting: str, size: int = 512) -> float:
+    """Relative error (Frobenius norm) of an fp32 product of two normal matrices under a setting, against fp64."""
+    import torch
+
+    before = torch.get_float32_matmul_precision()
+    generator = torch.Generator().manual_seed(0)
+    a, b = torch.randn(2, size, size, generator=generator)
+    try:
+        torch.set_float32_matmul_precision(setting)
+        product = (a.to(device) @ b.to(device)).cpu().double()
+    finally:
+        torch.set_float32_matmul_precision(before)
+    exact = a.double() @ b.double()
+    return float((product - exact).norm() / exact.norm())
+
+
+def best_matmul_precision(device: DeviceType) -> str:
+    """The fastest setting under which this machine's fp32 products are still of fp32 grade."""
+    # On some processors "medium" picks a faster kernel that is as exact as fp32; on others, and on GPUs, it truly
+    # rounds to bf16 or TF32, and then a run called fp32 would not be one.
+    return "medium" if matmul_error(device, "medium") < _FP32_GRADE else "highest"
+
+
+def _all_threads() -> int:
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # macOS, Windows
+        return os.cpu_count() or 1

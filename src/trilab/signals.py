@@ -1,0 +1,73 @@
+"""Ctrl-C and SIGTERM as one exception, so that a run ends with its true status and the shell's usual exit code."""
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+_HANDLED = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interrupted(BaseException):
+    """The process was asked to stop. Not an Exception: nothing that goes on after an error may go on after this."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signal.Signals(signum).name)
+        self.signum = signum
+
+    @property
+    def exit_code(self) -> int:
+        """130 for Ctrl-C, 143 for SIGTERM."""
+        return 128 + self.signum
+
+
+_shield_depth = 0
+_pending: int | None = None
+_stopping = False
+
+
+def _handle(signum: int, frame: FrameType | None) -> None:
+    global _pending, _stopping
+    if _stopping and signum == signal.SIGINT:  # asked twice: whatever is still being saved takes too long
+        sys.stderr.write("trilab: stopped at once; what was not yet saved is lost\n")
+        os._exit(128 + signum)
+    if _stopping:
+        return
+    _stopping = True
+    if _shield_depth:
+        _pending = signum
+        return
+    raise Interrupted(signum)
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Turns SIGINT and SIGTERM into `Interrupted` inside; the old handlers come back at the end."""
+    global _pending, _stopping
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may set handlers; a worker's parent has set them
+        return
+    before = {signum: signal.signal(signum, _handle) for signum in _HANDLED}
+    _pending, _stopping = None, False
+    try:
+        yield
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+
+
+@contextmanager
+def shielded() -> Iterator[None]:
+    """Holds back a signal that arrives inside until the end, so that a write to the store is never cut in two."""
+    global _shield_depth, _pending
+    _shield_depth += 1
+    try:
+        yield
+    finally:
+        _shield_depth -= 1
+        if _shield_depth == 0 and _pending is not None:
+            signum, _pending = _pending, None
+            raise Interrupted(signum)

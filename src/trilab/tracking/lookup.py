@@ -1,0 +1,52 @@
+"""An earlier run as its store holds it."""
+
+import os
+from pathlib import Path
+
+import yaml
+from mlflow.exceptions import MlflowException
+
+from trilab.config.job import Job
+from trilab.errors import ConfigError, UserError
+from trilab.tracking.settings import redacted, sqlite_path, store_uri
+from trilab.tracking.store import MlflowClient
+
+_GROUPS = ("experiment", "model", "data")
+
+
+def fetch_run(run_id: str, overrides: list[str], folder: Path) -> tuple[Job, Path, str]:
+    """The job of a run, and its best checkpoint in `folder`.
+
+    Args:
+        run_id: MLflow's id.
+        overrides: of which `tracking.uri` says where to look, instead of `MLFLOW_TRACKING_URI` and the current folder.
+        folder: where the checkpoint is downloaded to.
+
+    Raises:
+        ConfigError: no such store or run.
+        UserError: the run has no checkpoint, or is not one of trilab's.
+    """
+    given = [text.partition("=")[2].strip("'\"") for text in overrides if text.startswith("tracking.uri=")]
+    uri = store_uri(given[-1] if given else os.environ.get("MLFLOW_TRACKING_URI"))
+    database = sqlite_path(uri)
+    if database is not None and not database.exists():
+        raise ConfigError(f"There is no store {database}. Go to the folder of the run, or give tracking.uri=...")
+    client = MlflowClient(uri)
+    try:
+        run = client.get_run(run_id)
+    except MlflowException:
+        raise ConfigError(f"run={run_id}: no such run in {redacted(uri)}. Run ids are in the UI: trilab ui.") from None
+    missing = [group for group in _GROUPS if f"trilab.{group}" not in run.data.tags]
+    if missing:
+        raise UserError(f"run={run_id} was not made by trilab train: it has no tag trilab.{missing[0]}.")
+    present = {item.path for item in client.list_artifacts(run_id, "checkpoints")}
+    if not present:
+        raise UserError(
+            f"run={run_id} ({run.info.status}) has no checkpoint in its artifacts. If its local folder is still there: "
+            "trilab evaluate checkpoint=outputs/.../checkpoints/best.ckpt"
+        )
+    name = next((path for path in sorted(present) if Path(path).stem == "best"), sorted(present)[0])
+    config = yaml.safe_load(Path(client.download_artifacts(run_id, "config.yaml", str(folder))).read_text())
+    config["tracking"]["uri"] = uri
+    checkpoint = Path(client.download_artifacts(run_id, name, str(folder)))
+    return Job(config, {group: run.data.tags[f"trilab.{group}"] for group in _GROUPS}), checkpoint, run_id
