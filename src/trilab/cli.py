@@ -89,6 +89,11 @@ def report(error: BaseException) -> None:
         traceback.print_exception(error)
 
 
+def exit_code(error: BaseException) -> int:
+    """2 where the user asked for something that cannot be, 1 for every other failure."""
+    return 2 if isinstance(cause(error), ConfigError) else 1
+
+
 def cause(error: BaseException | None) -> UserError | None:
     """The UserError that an exception is, or was raised from (Hydra wraps what constructors raise)."""
     while error is not None:

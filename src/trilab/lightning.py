@@ -1,7 +1,6 @@
 """Where trilab meets Lightning: a Trainer made from the configuration and the parts that trilab supplies."""
 
-import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -64,11 +63,6 @@ def best_checkpoint(trainer: pl.Trainer) -> str:
     return str(getattr(trainer.checkpoint_callback, "best_model_path", ""))
 
 
-def weights_only(entry: Callable[..., Any], checkpoint: str | Path | None) -> dict[str, Any]:
+def weights_of(checkpoint: str | Path | None) -> dict[str, Any]:
     """Arguments that make `fit` or `test` load a checkpoint's tensors and nothing executable."""
-    if not checkpoint:
-        return {}
-    arguments: dict[str, Any] = {"ckpt_path": str(checkpoint)}
-    if "weights_only" in inspect.signature(entry).parameters:  # Lightning 2.6 and later
-        arguments["weights_only"] = True
-    return arguments
+    return {"ckpt_path": str(checkpoint), "weights_only": True} if checkpoint else {}

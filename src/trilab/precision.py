@@ -4,6 +4,7 @@ Micikevicius et al. 2018, Mixed Precision Training (https://arxiv.org/abs/1710.0
 weights and sums in 32, and for float16 a loss scale that keeps small gradients from becoming zero.
 """
 
+import warnings
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,7 +16,7 @@ from torch.optim import Optimizer
 
 from trilab.errors import ConfigError
 from trilab.ranges import Fraction, PositiveFloat, PositiveInt
-from trilab.runtime import DeviceType
+from trilab.runtime import DeviceType, available
 
 Name = Literal["fp32", "16-mixed", "bf16-mixed"]
 
@@ -90,12 +91,16 @@ class Precision:
 
 def runs(device: DeviceType, dtype: torch.dtype) -> bool:
     """Whether a small layer's forward and backward pass work under autocast. Tried, not looked up."""
+    if device not in available():
+        return False
     if device == "cuda" and dtype is torch.bfloat16 and not torch.cuda.is_bf16_supported(including_emulation=False):
         return False  # emulated: it runs, but at a speed that says nothing about bf16
     try:
         layer = torch.nn.Linear(8, 8, device=device)
-        with torch.autocast(device, dtype):
-            output = layer(torch.ones(4, 8, device=device))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch warns of a type it cannot do; the answer is False
+            with torch.autocast(device, dtype):
+                output = layer(torch.ones(4, 8, device=device))
         output.float().sum().backward()
         return output.dtype is dtype and bool(torch.isfinite(output).all())
     except (RuntimeError, TypeError, ValueError):

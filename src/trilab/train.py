@@ -31,7 +31,7 @@ def train(job: Job, output_dir: Path, extra_tags: dict[str, str] | None = None, 
     settings: Tracking = build(config["tracking"])
     runtime_tags = accelerator.prepare()
     device = accelerator.device()
-    from trilab.lightning import best_checkpoint, callbacks_of, make_trainer, seed_everything, weights_only
+    from trilab.lightning import best_checkpoint, callbacks_of, make_trainer, seed_everything, weights_of
     from trilab.summary import Summary
     from trilab.tracking.logger import MlflowLogger
     from trilab.tracking.run import open_run
@@ -82,10 +82,10 @@ def train(job: Job, output_dir: Path, extra_tags: dict[str, str] | None = None, 
         # Fit, and test the best checkpoint.
         try:
             if config["fit"]:
-                trainer.fit(model, datamodule=data, **weights_only(trainer.fit, checkpoint))
+                trainer.fit(model, datamodule=data, **weights_of(checkpoint))
             if config["test"]:
                 weights = best_checkpoint(trainer) or checkpoint
-                trainer.test(model, datamodule=data, verbose=False, **weights_only(trainer.test, weights))
+                trainer.test(model, datamodule=data, verbose=False, **weights_of(weights))
         finally:
             logger.flush()
             run.log_checkpoints(output_dir / "checkpoints")

@@ -30,11 +30,10 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from trilab.cli import cause, report
-from trilab.config.compose import CONFIG_MODULE, CONFIG_NAME
+from trilab.cli import exit_code, report
+from trilab.config.compose import CONFIG_MODULE, CONFIG_NAME, compose_unchecked
 from trilab.config.job import Job
-from trilab.config.preflight import preflight
-from trilab.errors import ConfigError, UserError
+from trilab.config.preflight import own, preflight
 
 
 def main(argv: list[str]) -> int:
@@ -45,7 +44,9 @@ def main(argv: list[str]) -> int:
         from trilab.commands.completion import complete
 
         return complete(argv, list(COMMANDS))
-    if not (flags.cfg or flags.info or flags.hydra_help):
+    if flags.cfg or flags.info:
+        compose_unchecked(own(flags.overrides), flags.config_dir)  # for the one-line errors
+    elif not flags.hydra_help:
         preflight(flags.overrides, flags.config_dir, flags.multirun)
     return _hydra(argv)
 
@@ -57,12 +58,11 @@ def _hydra(argv: list[str]) -> int:
     old_argv, sys.argv = sys.argv, ["trilab", *argv]
     try:
         hydra.main(version_base="1.3", config_path=f"pkg://{CONFIG_MODULE}", config_name=CONFIG_NAME)(_job)()
-    except (ConfigError, UserError):
-        raise
+    except _Reported as error:
+        return exit_code(error)
     except Exception as error:
-        if not getattr(error, "_trilab_reported", False):
-            report(error)
-        return 2 if isinstance(cause(error), ConfigError) else 1
+        report(error)
+        return exit_code(error)
     finally:
         sys.argv = old_argv
         if before is None:
@@ -85,10 +85,15 @@ def _job(config: DictConfig) -> Any:
         summary = train(job, Path(hydra_config.runtime.output_dir), tags)
     except Exception as error:
         report(error)
-        error._trilab_reported = True  # type: ignore[attr-defined]
-        raise
+        if sweep:
+            raise _Reported(error) from error  # Hydra goes on with the other jobs, and raises it at the end
+        raise SystemExit(exit_code(error)) from None
     if sweep:
         print(one_line(summary))
     else:
         show(summary)
     return summary.result
+
+
+class _Reported(Exception):
+    """A failure of one job of a sweep that the user has been told of."""

@@ -8,7 +8,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException, OverrideParseException
+from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from trilab.config.check import unknown_key
@@ -29,7 +29,7 @@ def diagnose(error: Exception, overrides: Sequence[str], always: Sequence[str] =
     for text in overrides:
         try:
             parsed.append(parser.parse_override(text))
-        except OverrideParseException:
+        except HydraException:
             return _unreadable(text)
     groups = all_groups(loader)
     for override in parsed:

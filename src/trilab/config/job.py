@@ -51,6 +51,8 @@ def build(node: Mapping[str, Any], **supplied: Any) -> Any:
 
     What is built gets plain lists and dictionaries, never a DictConfig.
     """
-    if node.get("_partial_"):
-        return instantiate(dict(node), _convert_="all")
-    return instantiate({**node, "_partial_": True}, _convert_="all")(**supplied)
+    plain = OmegaConf.to_container(node, resolve=True) if isinstance(node, DictConfig) else dict(node)
+    assert isinstance(plain, dict)
+    if plain.get("_partial_"):
+        return instantiate(plain, _convert_="all")
+    return instantiate({**plain, "_partial_": True}, _convert_="all")(**supplied)

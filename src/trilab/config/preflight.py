@@ -5,9 +5,12 @@ from collections.abc import Iterator, Sequence
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
+from omegaconf import DictConfig
 
 from trilab.config.compose import compose
+from trilab.config.job import build
 from trilab.errors import ConfigError
+from trilab.runtime import prepare_imports
 
 
 def preflight(overrides: Sequence[str], config_dir: str | None, multirun: bool) -> None:
@@ -19,13 +22,29 @@ def preflight(overrides: Sequence[str], config_dir: str | None, multirun: bool) 
     Raises:
         ConfigError: for the first thing that is wrong.
     """
-    own = [override for override in overrides if not override.lstrip("+~").startswith("hydra")]
+    mine = own(overrides)
     if not multirun:
-        _refuse_sweep(own)
-        compose(own, config_dir)
+        _refuse_sweep(mine)
+        _machine(compose(mine, config_dir))
         return
-    for combination in _one_at_a_time(own):
-        compose(combination, config_dir)
+    for combination in _one_at_a_time(mine):
+        _machine(compose(combination, config_dir))
+
+
+def own(overrides: Sequence[str]) -> list[str]:
+    """The overrides that are not Hydra's own settings."""
+    return [override for override in overrides if not override.lstrip("+~").startswith(("hydra.", "hydra/"))]
+
+
+def _machine(config: DictConfig) -> None:
+    """Checks what only this machine can tell, and imports torch only where a setting depends on it."""
+    build(config.tracking)
+    accelerator, precision = config.accelerator, config.precision
+    if accelerator.name in ("cuda", "mps"):
+        build(accelerator).device()
+    if precision.strict:
+        prepare_imports()
+        build(precision).on(build(accelerator).device())
 
 
 def _parse(overrides: Sequence[str]) -> list[Override | str]:

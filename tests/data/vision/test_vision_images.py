@@ -65,7 +65,11 @@ def test_reads_what_was_written(tmp_path, folder, arrays):
 
 def test_validation_is_held_out_of_training_by_seed(tmp_path, folder, arrays):
     def keys(loader):
-        return {(tuple(image.flatten().tolist()), int(label)) for batch in loader for image, label in zip(*batch, strict=True)}
+        return {
+            (tuple(image.flatten().tolist()), int(label))
+            for batch in loader
+            for image, label in zip(*batch, strict=True)
+        }
 
     data = ready(tmp_path)
     train, held_out = keys(data.train_dataloader()), keys(data.val_dataloader())

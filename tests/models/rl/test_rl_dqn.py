@@ -182,7 +182,9 @@ def test_updates_are_those_of_a_loop_written_by_hand():
         with torch.no_grad():
             future = target(batch.next_observation).max(dim=1).values
             y = batch.reward + 0.99 * future * (1 - batch.terminated)
-        loss = torch.stack([(network(o)[a] - t) ** 2 for o, a, t in zip(batch.observation, batch.action, y, strict=True)])
+        loss = torch.stack(
+            [(network(o)[a] - t) ** 2 for o, a, t in zip(batch.observation, batch.action, y, strict=True)]
+        )
         optimizer.zero_grad()
         loss.mean().backward()
         optimizer.step()
@@ -370,13 +372,20 @@ def test_an_environment_without_a_time_limit_is_refused():
 @pytest.mark.slow
 def test_learning_beats_knowing_nothing():
     data = make_data(
-        num_envs=8, total_env_steps=8000, env_steps_per_epoch=4000, replay_capacity=8000, batch_size=64, learning_starts=500
+        num_envs=8,
+        total_env_steps=8000,
+        env_steps_per_epoch=4000,
+        replay_capacity=8000,
+        batch_size=64,
+        learning_starts=500,
     )
     agent, trainer = fit(data, double=True, hidden=(120, 84), env_steps_per_update=2, target_update_every=200)
     trainer.test(agent, datamodule=data, verbose=False)
     data.setup("fit")
     rng = np.random.default_rng(0)
-    random_returns = data.test_dataloader().item.run(lambda observations: rng.integers(2, size=len(observations))).returns
+    random_returns = (
+        data.test_dataloader().item.run(lambda observations: rng.integers(2, size=len(observations))).returns
+    )
     data.teardown("test")
     assert random_returns.mean() < 40
     assert trainer.callback_metrics["test/return_mean"] > 4 * random_returns.mean()

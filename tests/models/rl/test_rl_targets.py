@@ -92,7 +92,9 @@ def test_numpy_forward_is_the_same_network_and_follows_updates():
     observation = torch.randn(5, 4)
     forward = network.numpy_forward()
     for _ in range(2):
-        np.testing.assert_allclose(forward(observation.numpy()), network(observation).detach().numpy(), rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(
+            forward(observation.numpy()), network(observation).detach().numpy(), rtol=1e-5, atol=1e-6
+        )
         with torch.no_grad():
             for parameter in network.parameters():
                 parameter.mul_(1.5).add_(0.1)

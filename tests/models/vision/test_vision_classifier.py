@@ -8,7 +8,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 from trilab.data.batches import TensorBatches
 from trilab.data.vision.spec import ImageSpec
@@ -80,11 +80,16 @@ def test_metrics_are_means_over_all_images_whatever_the_batches():
     loop = trainer()
     with torch.no_grad():
         logits = model(images)
-    expected = {"loss": F.cross_entropy(logits, labels).item(), "accuracy": (logits.argmax(1) == labels).double().mean().item()}
+    expected = {
+        "loss": F.cross_entropy(logits, labels).item(),
+        "accuracy": (logits.argmax(1) == labels).double().mean().item(),
+    }
     loop.validate(model, TensorBatches((images, labels), 16), verbose=False)
     assert {name: loop.callback_metrics[f"val/{name}"].item() for name in expected} == pytest.approx(expected, abs=1e-5)
     loop.test(model, TensorBatches((images, labels), 7), verbose=False)
-    assert {name: loop.callback_metrics[f"test/{name}"].item() for name in expected} == pytest.approx(expected, abs=1e-5)
+    assert {name: loop.callback_metrics[f"test/{name}"].item() for name in expected} == pytest.approx(
+        expected, abs=1e-5
+    )
 
 
 def test_label_smoothing_is_the_papers_and_leaves_evaluation_alone():
@@ -124,12 +129,12 @@ def test_one_seed_one_result():
     assert not torch.equal(run(1), run(2))
 
 
-@pytest.mark.parametrize("step", [7, 10])
-def test_resumed_equals_never_stopped(tmp_path, step):
+@pytest.mark.parametrize(("step", "schedule"), [(7, Constant()), (10, Linear())])
+def test_resumed_equals_never_stopped(tmp_path, step, schedule):
     """Interrupted in the middle of the second epoch of five batches, and at its end."""
 
     def fit(**options) -> Classifier:
-        model = classifier(schedule=Linear())
+        model = classifier(schedule=schedule)
         data = TensorBatches(blobs(160), 32, shuffle=True, seed=4)
         checkpoint = options.pop("ckpt_path", None)
         loop = trainer(max_epochs=3, enable_checkpointing=True, **options)

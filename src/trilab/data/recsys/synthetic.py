@@ -14,10 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pytorch_lightning import LightningDataModule
 from torch import Tensor
 
-from trilab.data.batches import Batch, TensorBatches
+from trilab.data.batches import TensorData
 from trilab.data.recsys.metrics import auc, logloss
 from trilab.data.recsys.spec import TableSpec
 from trilab.ranges import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
@@ -80,7 +79,7 @@ def zipf(rng: np.random.Generator, cardinality: int, exponent: float, size: tupl
     return np.minimum(ids, cardinality - 1)  # a draw may round up to the very end
 
 
-class SyntheticClicks(LightningDataModule):
+class SyntheticClicks(TensorData):
     """Click log of a planted factorization machine.
 
     The planted model and each part have a random stream of their own: more training rows leave the test as it was.
@@ -119,7 +118,7 @@ class SyntheticClicks(LightningDataModule):
         eval_batch_size: PositiveInt,
         seed: NonNegativeInt,
     ) -> None:
-        super().__init__()
+        super().__init__(batch_size, eval_batch_size, seed)
         self.rows = dict(zip(_PARTS, (train_rows, val_rows, test_rows), strict=True))
         self.spec = TableSpec(cardinalities=(cardinality,) * fields, dense=dense)
         self.exponent = exponent
@@ -127,10 +126,6 @@ class SyntheticClicks(LightningDataModule):
         self.signal = signal
         self.interaction = interaction
         self.bias = bias
-        self.batch_size = batch_size
-        self.eval_batch_size = eval_batch_size
-        self.seed = seed
-        self._parts: dict[str, Batch] = {}
         self._reference: dict[str, float] = {}
 
     @property
@@ -147,14 +142,14 @@ class SyntheticClicks(LightningDataModule):
         )
 
     def setup(self, stage: str) -> None:
-        if self._parts:
+        if self.parts:
             return
         planted = self.planted()
         for number, part in enumerate(_PARTS):
             ids, dense, labels, logits = self._draw(
                 planted, np.random.default_rng((self.seed, number)), self.rows[part]
             )
-            self._parts[part] = (ids, dense, labels)
+            self.parts[part] = (ids, dense, labels)
         self._reference = {"test/bayes_auc": auc(logits, labels), "test/bayes_logloss": logloss(logits, labels)}
 
     def _draw(self, planted: Planted, rng: np.random.Generator, rows: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -169,21 +164,3 @@ class SyntheticClicks(LightningDataModule):
             torch.from_numpy(clicks).float(),
             torch.from_numpy(logits),
         )
-
-    def train_dataloader(self) -> TensorBatches:
-        shuffle = not (self.trainer and self.trainer.overfit_batches)  # which means the same batches in each epoch
-        return self._batches("train", self.batch_size, shuffle)
-
-    def val_dataloader(self) -> TensorBatches:
-        return self._batches("val", self.eval_batch_size)
-
-    def test_dataloader(self) -> TensorBatches:
-        return self._batches("test", self.eval_batch_size)
-
-    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
-        return batch  # it is there already
-
-    def _batches(self, name: str, batch_size: int, shuffle: bool = False) -> TensorBatches:
-        device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
-        part = self._parts[name] = tuple(tensor.to(device) for tensor in self._parts[name])
-        return TensorBatches(part, batch_size, shuffle=shuffle, seed=self.seed)

@@ -97,7 +97,8 @@ class GymnasiumData(LightningDataModule):
         self._spec: EnvSpec | None = None
         self._experience: Experience | None = None
         self._evaluations: dict[str, Evaluation] = {}
-        self._restored_env_steps = 0
+        self._restored_env_steps = 0  # where a training starts that goes on from a checkpoint
+        self._last_env_steps = 0
 
     def _check(self) -> None:
         if self.learning_starts >= self.total_env_steps:
@@ -135,7 +136,12 @@ class GymnasiumData(LightningDataModule):
             raise RuntimeError("setup() has not been called")
         return self._spec
 
-    def setup(self, stage: str) -> None:  # noqa: ARG002
+    @property
+    def reference(self) -> dict[str, float]:
+        """Values of metrics that are known beforehand; none here."""
+        return {}
+
+    def setup(self, stage: str) -> None:
         if self._spec is not None:
             return
         backend = resolve_backend(self.env_id, self.num_envs, self.backend)
@@ -187,13 +193,14 @@ class GymnasiumData(LightningDataModule):
 
     def teardown(self, stage: str) -> None:
         if stage == "fit" and self._experience is not None:
+            self._last_env_steps = self._experience.env_steps
             self._experience.close()
             self._experience = None
         for evaluation in self._evaluations.values():
             evaluation.close()
 
     def state_dict(self) -> dict[str, Any]:
-        return {"env_steps": self._experience.env_steps if self._experience else self._restored_env_steps}
+        return {"env_steps": self._experience.env_steps if self._experience else self._last_env_steps}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._restored_env_steps = int(state_dict["env_steps"])

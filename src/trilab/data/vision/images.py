@@ -5,10 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from pytorch_lightning import LightningDataModule
 from torch import Tensor
 
-from trilab.data.batches import Batch, TensorBatches
+from trilab.data.batches import Batch, TensorData
 from trilab.data.vision.spec import ImageSpec
 from trilab.errors import ConfigError
 
@@ -23,19 +22,16 @@ class Images:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def take(self, rows: Tensor) -> "Images":
-        return Images(self.pixels[rows], self.labels[rows])
-
-    def to(self, device: torch.device) -> "Images":
-        return Images(self.pixels.to(device), self.labels.to(device))
+    def take(self, rows: Tensor) -> Batch:
+        return self.pixels[rows], self.labels[rows]
 
 
 def normalize(pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     """(pixels / 255 - mean) / std by channel: uint8 (batch, channels, height, width) to float32."""
-    return pixels.float().sub_(255 * mean).mul_(1 / (255 * std))
+    return pixels.to(torch.float32, copy=True).sub_(255 * mean).mul_(1 / (255 * std))
 
 
-class ImageData(LightningDataModule):
+class ImageData(TensorData):
     """A classified image set in memory. A subclass says where the images come from: `load`, and `prepare_data`.
 
     Args:
@@ -56,14 +52,10 @@ class ImageData(LightningDataModule):
         std: Sequence[float],
         seed: int,
     ) -> None:
-        super().__init__()
-        self.batch_size = batch_size
-        self.eval_batch_size = eval_batch_size
+        super().__init__(batch_size, eval_batch_size, seed)
         self.validation = validation
         self.mean = torch.tensor(list(mean)).view(-1, 1, 1)  # (channels, 1, 1)
         self.std = torch.tensor(list(std)).view(-1, 1, 1)
-        self.seed = seed
-        self._parts: dict[str, Images] = {}
         self._spec: ImageSpec | None = None
 
     def load(self) -> tuple[Images, Images, int]:
@@ -75,13 +67,8 @@ class ImageData(LightningDataModule):
         assert self._spec is not None, "setup() comes first"
         return self._spec
 
-    @property
-    def reference(self) -> dict[str, float]:
-        """Values of metrics that are known beforehand; none here."""
-        return {}
-
     def setup(self, stage: str) -> None:
-        if self._parts:
+        if self.parts:
             return
         images, test, classes = self.load()
         channels, height, width = images.pixels.shape[1:]
@@ -96,35 +83,15 @@ class ImageData(LightningDataModule):
                 f"Allowed: 1 to {len(images) - 1}, for there are {len(images):,} training images."
             )
         order = torch.from_numpy(np.random.default_rng(self.seed).permutation(len(images)))
-        self._parts = {
+        self.parts = {
             "train": images.take(order[self.validation :]),
             "val": images.take(order[: self.validation]),
-            "test": test,
+            "test": (test.pixels, test.labels),
         }
         self._spec = ImageSpec(channels, height, width, classes)
 
-    def train_dataloader(self) -> TensorBatches:
-        shuffle = not (self.trainer and self.trainer.overfit_batches)  # which means the same batches in each epoch
-        return self._batches("train", self.batch_size, shuffle)
-
-    def val_dataloader(self) -> TensorBatches:
-        return self._batches("val", self.eval_batch_size)
-
-    def test_dataloader(self) -> TensorBatches:
-        return self._batches("test", self.eval_batch_size)
-
-    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
-        return batch  # it is there already
-
-    def _batches(self, name: str, batch_size: int, shuffle: bool = False) -> TensorBatches:
-        device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
-        part = self._parts[name] = self._parts[name].to(device)
-        mean, std = self.mean.to(device), self.std.to(device)
-
-        def transform(batch: Batch) -> Batch:
-            pixels, labels = batch
-            return normalize(pixels, mean, std), labels
-
-        return TensorBatches(
-            (part.pixels, part.labels), batch_size, shuffle=shuffle, seed=self.seed, transform=transform
-        )
+    def transform(self, batch: Batch) -> Batch:
+        pixels, labels = batch
+        if self.mean.device != pixels.device:
+            self.mean, self.std = self.mean.to(pixels.device), self.std.to(pixels.device)
+        return normalize(pixels, self.mean, self.std), labels

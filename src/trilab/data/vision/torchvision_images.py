@@ -20,7 +20,7 @@ _MAGIC = {3: bytes((0, 0, 8, 3)), 1: bytes((0, 0, 8, 1))}
 
 
 class TorchvisionImages(ImageData):
-    """MNIST (LeCun et al. 1998) or Fashion-MNIST (Xiao et al. 2017): 60,000 and 10,000 grey images of 28x28, 10 classes.
+    """MNIST (LeCun et al. 1998) or Fashion-MNIST (Xiao et al. 2017): 70,000 grey images of 28x28, 10 classes.
 
     Args:
         dataset: which.
@@ -96,9 +96,8 @@ class TorchvisionImages(ImageData):
         return Images(pixels.contiguous(), targets)
 
     def _corrupt(self, path: Path, fault: str) -> UserError:
-        return UserError(
-            f"{path} is corrupt: {fault}. Delete it and fetch {path.name}.gz again from {' or '.join(self._class.mirrors)}."
-        )
+        sources = " or ".join(self._class.mirrors)
+        return UserError(f"{path} is corrupt: {fault}. Delete it and fetch {path.name}.gz again from {sources}.")
 
 
 def idx_fault(path: Path, dimensions: int) -> str:

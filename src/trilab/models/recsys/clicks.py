@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 from trilab.data.recsys.metrics import auc, logloss
 from trilab.data.recsys.spec import TableSpec

@@ -35,10 +35,6 @@ from trilab.models.rl.targets import double_dqn_target, dqn_target, td_loss, upd
 from trilab.models.schedules import Constant, Schedule
 from trilab.ranges import Fraction, NonNegativeInt, PositiveInt
 
-# Observations acted on at once through NumPy. One takes 6 us there and 21 us in torch, 32 take 17 and 30; beyond,
-# NumPy's BLAS calls in threads of its own, which torch's thread count does not govern (64: 73 us against 38).
-NUMPY_UP_TO = 32
-
 
 class DQN(Module):
     """DQN and Double DQN.
@@ -94,6 +90,7 @@ class DQN(Module):
         self.env_steps = 0
         self._explore = EpsilonGreedy(spec.num_actions, seed)
         self._epsilon_now = epsilon(0.0)
+        self._budget_spent = 0.0
         self._learning = False
         self._experience: Experience | None = None
 
@@ -105,6 +102,10 @@ class DQN(Module):
     def warm(self) -> bool:
         return self._learning
 
+    @property
+    def budget_spent(self) -> float:
+        return self._budget_spent
+
     def configure_optimizers(self) -> torch.optim.Optimizer:
         # The schedule runs by environment steps, in `_update`.
         return self._optimizer_factory(self.network.parameters())
@@ -113,7 +114,7 @@ class DQN(Module):
         if self.trainer.world_size > 1:
             raise UserError("this agent trains on one device: set trainer.devices=1 (its environments are its own).")
 
-    def training_step(self, experience: Experience, batch_idx: int) -> None:  # noqa: ARG002
+    def training_step(self, experience: Experience, batch_idx: int) -> None:
         """Acts and learns until the iteration's environment steps are done, interleaved as if one step at a time."""
         self._experience = experience
         trainer = self.trainer
@@ -148,7 +149,8 @@ class DQN(Module):
                     update_target(self.target_network.parameters(), self.network.parameters(), self.tau)
 
         self.env_steps = experience.env_steps
-        self._epsilon_now = self.epsilon(self.env_steps / budget)
+        self._budget_spent = min(1.0, self.env_steps / budget)
+        self._epsilon_now = self.epsilon(self._budget_spent)
         if losses:
             self._learning = True
             # Lightning counts the steps of its own optimiser wrappers only. This is its `global_step`, so that
@@ -208,20 +210,21 @@ class DQN(Module):
     def _greedy(self) -> Callable[[np.ndarray], np.ndarray]:
         """argmax_a Q(s, a) of the online network as it is now and becomes by in-place updates."""
         numpy_forward = getattr(self.network, "numpy_forward", None)
-        small = numpy_forward() if numpy_forward is not None else None
+        in_numpy = numpy_forward() if numpy_forward is not None else None
+        rows = self.network.numpy_rows if in_numpy is not None else 0
 
         def act(observations: np.ndarray) -> np.ndarray:
-            if small is not None and len(observations) <= NUMPY_UP_TO:
-                return small(observations).argmax(1)
+            if in_numpy is not None and len(observations) <= rows:
+                return in_numpy(observations).argmax(1)
             with torch.inference_mode():
                 return self.network(torch.from_numpy(observations).to(self.device)).argmax(1).cpu().numpy()
 
         return act
 
-    def validation_step(self, evaluation: Evaluation, batch_idx: int) -> None:  # noqa: ARG002
+    def validation_step(self, evaluation: Evaluation, batch_idx: int) -> None:
         self._report_episodes("val", evaluation.run(self._greedy()))
 
-    def test_step(self, evaluation: Evaluation, batch_idx: int) -> None:  # noqa: ARG002
+    def test_step(self, evaluation: Evaluation, batch_idx: int) -> None:
         self._report_episodes("test", evaluation.run(self._greedy()))
 
     def _report_episodes(self, split: str, episodes: Episodes) -> None:

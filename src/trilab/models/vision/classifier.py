@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 from trilab.data.vision.spec import ImageSpec
 from trilab.models.module import Module, OptimizerFactory

@@ -4,6 +4,7 @@ The first example of most tutorials. Expected: 97.5 to 98% of the MNIST test ima
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from torch import Tensor, nn
 
@@ -22,7 +23,7 @@ class MLP(nn.Module):
         super().__init__()
         widths = (spec.channels * spec.height * spec.width, *hidden)
         layers: list[nn.Module] = [nn.Flatten()]
-        for before, after in zip(widths, widths[1:], strict=False):
+        for before, after in pairwise(widths):
             layers += [nn.Linear(before, after), nn.ReLU()]
         self.layers = nn.Sequential(*layers, nn.Linear(widths[-1], spec.classes))
 

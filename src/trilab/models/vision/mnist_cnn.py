@@ -9,6 +9,7 @@ with today's ReLU and max pooling. Expected: 99% of the MNIST test images right 
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from torch import Tensor, nn
 
@@ -30,7 +31,7 @@ class MnistCNN(nn.Module):
         widths = (spec.channels, *channels)
         height, width = spec.height, spec.width
         stages: list[nn.Module] = []
-        for before, after in zip(widths, widths[1:], strict=False):
+        for before, after in pairwise(widths):
             stages += [nn.Conv2d(before, after, kernel_size=3), nn.ReLU(), nn.MaxPool2d(2)]
             height, width = (height - 2) // 2, (width - 2) // 2
         if min(height, width) < 1:

@@ -1,0 +1,97 @@
+"""Fixtures that the tests of several parts share."""
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from trilab.runtime import prepare_imports
+
+prepare_imports()  # before anything imports torchvision or Lightning
+
+import torch  # noqa: E402
+from mlflow import MlflowClient  # noqa: E402
+from mlflow.entities import Run  # noqa: E402
+
+from trilab.tracking.settings import Tracking  # noqa: E402
+from trilab.tracking.store import connect  # noqa: E402
+
+#: A few steps of anything, without what takes time.
+FEW_STEPS = ["trainer.max_epochs=1", "trainer.limit_train_batches=2", "trainer.limit_val_batches=1"]
+#: What makes the default sizes small, by field.
+SMALL = {
+    "rl": ["data.learning_starts=100", "data.val_episodes=2", "data.test_episodes=2", "data.eval_envs=2"],
+    "vision": ["data.batch_size=8", "data.eval_batch_size=64", "data.download=false"],
+    "recsys": ["data.train_rows=2000", "data.val_rows=500", "data.test_rows=500", "data.batch_size=64"],
+}
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def fake_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder with sets of the real formats and random content, enough for any experiment to start."""
+    root = tmp_path_factory.mktemp("data")
+    generator = np.random.default_rng(0)
+    for name in ("MNIST", "FashionMNIST"):
+        raw = root / name / "raw"
+        raw.mkdir(parents=True)
+        for part, count in (("train", 5200), ("t10k", 100)):
+            images = generator.integers(0, 256, (count, 28, 28), dtype=np.uint8)
+            labels = generator.integers(0, 10, count, dtype=np.uint8)
+            _write_idx(raw / f"{part}-images-idx3-ubyte", images)
+            _write_idx(raw / f"{part}-labels-idx1-ubyte", labels)
+    return root
+
+
+def _write_idx(path: Path, array: np.ndarray) -> None:
+    header = bytes([0, 0, 8, array.ndim]) + b"".join(size.to_bytes(4, "big") for size in array.shape)
+    path.write_bytes(header + array.tobytes())
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An initialised SQLite store; making one takes two seconds, copying it none."""
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    connect(Tracking("Default", uri=f"sqlite:///{path}", system_metrics=False))
+    return path
+
+
+@pytest.fixture
+def workdir(tmp_path: Path, empty_store: Path, fake_data: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder to work in, with a store, as a user would have after a first run."""
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TRILAB_DATA_DIR", str(fake_data))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def runs(workdir: Path) -> Callable[[], list[Run]]:
+    """The runs in the store of `workdir`, oldest first."""
+
+    def read() -> list[Run]:
+        client = MlflowClient(f"sqlite:///{workdir / 'mlflow.db'}")
+        experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+        return list(client.search_runs(experiments, order_by=["attributes.start_time ASC"]))
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real data sets that TRILAB_DATA_DIR named when the tests were started."""
+    folder = _REAL_DATA
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("TRILAB_DATA_DIR does not name a folder of real data sets")
+    return Path(folder).absolute()
+
+
+_REAL_DATA = os.environ.get("TRILAB_DATA_DIR")

@@ -1,0 +1,122 @@
+"""Settings, parameters and the logger's buffer."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from trilab.errors import ConfigError
+from trilab.signals import Interrupted, interruptible, shielded
+from trilab.tracking.logger import MlflowLogger
+from trilab.tracking.run import flatten, open_run, shortened
+from trilab.tracking.settings import Tracking, redacted, store_uri
+
+
+def test_store_uris_are_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert store_uri(None) == f"sqlite:///{tmp_path}/mlflow.db"
+    assert store_uri("sqlite:///here.db") == f"sqlite:///{tmp_path}/here.db"
+    assert store_uri("http://host:5000") == "http://host:5000"
+    assert store_uri("postgresql+psycopg2://u:p@host/db") == "postgresql+psycopg2://u:p@host/db"
+    assert Tracking("x", uri="sqlite:///here.db").artifact_root == (tmp_path / "mlartifacts").as_uri()
+    assert Tracking("x", uri="https://host").artifact_root is None
+
+
+@pytest.mark.parametrize(
+    ("uri", "said"),
+    [
+        ("file:///tmp/mlruns", "not a store of MLflow"),
+        ("./mlruns", "For a file here: sqlite:///mlruns.db"),
+        ("sqlit:///x.db", "Did you mean 'sqlite'?"),
+        ("sqlite:////no/such/folder/x.db", "there is no folder /no/such/folder"),
+    ],
+)
+def test_other_stores_are_refused(uri: str, said: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        store_uri(uri)
+    assert said in str(raised.value)
+
+
+def test_passwords_are_not_shown() -> None:
+    assert redacted("https://me:secret@host/x") == "https://***@host/x"
+    with pytest.raises(ConfigError) as raised:
+        store_uri("ftp://me:secret@host/x")
+    assert "secret" not in str(raised.value)
+
+
+def test_parameters_are_flat_and_none_is_cut_silently() -> None:
+    config = {"a": {"b": 1, "c": [1, {"d": None}]}, "e": "text", "f": None, "g": True}
+    assert flatten(config) == {"a.b": "1", "a.c": '[1, {"d": null}]', "e": "text", "f": "null", "g": "true"}
+    assert shortened("x" * 6000) == "x" * 6000
+    cut = shortened("x" * 6001)
+    assert len(cut) == 6000
+    assert cut.endswith("…[shortened; whole in config.yaml]")
+
+
+def _settings(workdir: Path) -> Tracking:
+    return Tracking("logger", uri=f"sqlite:///{workdir}/mlflow.db", system_metrics=False)
+
+
+def test_no_metric_is_lost_in_the_buffer(workdir: Path) -> None:
+    with open_run(_settings(workdir), "run", {}) as run:
+        logger = MlflowLogger(run.client, run.id, workdir, flush_s=1000.0)
+        for step in range(2500):  # more than one request holds
+            logger.log_metrics({"train/loss": step / 2}, step=step)
+        logger.log_metrics({"val/x": float("nan")}, step=7)
+        logger.finalize("success")
+    client = MlflowClient(f"sqlite:///{workdir}/mlflow.db")
+    history = sorted(client.get_metric_history(run.id, "train/loss"), key=lambda metric: metric.step)
+    assert [(metric.step, metric.value) for metric in history] == [(step, step / 2) for step in range(2500)]
+    [nan] = client.get_metric_history(run.id, "val/x")
+    assert nan.value != nan.value
+    assert logger.latest["train/loss"] == 2499 / 2
+
+
+def test_metrics_wait_no_longer_than_asked(workdir: Path) -> None:
+    with open_run(_settings(workdir), "run", {}) as run:
+        logger = MlflowLogger(run.client, run.id, workdir, flush_s=0.05)
+        logger.log_metrics({"a": 1.0}, step=0)
+        time.sleep(0.06)
+        logger.log_metrics({"a": 2.0}, step=1)
+        assert len(run.client.get_metric_history(run.id, "a")) == 2
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(None, "FINISHED"), (ValueError("no"), "FAILED"), (KeyboardInterrupt(), "FAILED"), (Interrupted(15), "KILLED")],
+)
+def test_a_run_ends_with_what_happened(error: BaseException | None, status: str, workdir: Path) -> None:
+    seen: BaseException | None = None
+    try:
+        with open_run(_settings(workdir), "run", {"mine": "1"}) as run:
+            if error is not None:
+                raise error
+    except BaseException as raised:
+        seen = raised
+    assert seen is error
+    found = MlflowClient(f"sqlite:///{workdir}/mlflow.db").get_run(run.id)
+    assert found.info.status == status
+    assert found.data.tags["mine"] == "1"
+
+
+def test_a_signal_waits_for_the_end_of_a_write() -> None:
+    done: list[str] = []
+    with pytest.raises(Interrupted) as raised, interruptible():
+        with shielded():
+            os.kill(os.getpid(), signal.SIGTERM)
+            done.append("written")
+        done.append("not reached")
+    assert done == ["written"]
+    assert raised.value.exit_code == 143
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_a_short_run_still_has_system_metrics(workdir: Path) -> None:
+    settings = Tracking("system", uri=f"sqlite:///{workdir}/mlflow.db", system_metrics_interval_s=60)
+    with open_run(settings, "run", {}) as run:
+        time.sleep(0.2)
+    metrics = MlflowClient(f"sqlite:///{workdir}/mlflow.db").get_run(run.id).data.metrics
+    assert metrics["system/system_memory_usage_megabytes"] > 0
