@@ -18,7 +18,11 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Built from a copy of what git tracks, so that nothing lying about gets into it."""
     source, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
     listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     for name in listed.stdout.splitlines():
         if (ROOT / name).is_file():
@@ -32,7 +36,9 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 def test_the_wheel_holds_every_module_and_configuration(wheel: Path) -> None:
     packed = set(zipfile.ZipFile(wheel).namelist())
-    modules = {f"trilab/{path.relative_to(ROOT / 'src' / 'trilab')}" for path in (ROOT / "src" / "trilab").rglob("*.py")}
+    modules = {
+        f"trilab/{path.relative_to(ROOT / 'src' / 'trilab')}" for path in (ROOT / "src" / "trilab").rglob("*.py")
+    }
     configs = {f"trilab_conf/{path.relative_to(ROOT / 'conf')}" for path in (ROOT / "conf").rglob("*.yaml")}
     assert modules | configs | {"trilab_experiments/__init__.py", "trilab/py.typed"} <= packed
     assert not [name for name in packed if name.startswith(("tests", "data", "conf/", "src"))]
@@ -50,7 +56,9 @@ def test_the_wheel_runs_in_a_clean_environment(wheel: Path, tmp_path: Path) -> N
     (packages / "dependencies.pth").write_text(sysconfig.get_paths()["purelib"])
     folder = tmp_path / "anywhere"
     folder.mkdir()
-    environment = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "MLFLOW", "TRILAB"))}
+    environment = {
+        key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "MLFLOW", "TRILAB"))
+    }
 
     def run(*arguments: str) -> str:
         done = subprocess.run(arguments, cwd=folder, env=environment, capture_output=True, text=True)

@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Sequence
 
 from trilab import __version__
-from trilab.errors import ConfigError, UserError, nearest
+from trilab.errors import ConfigError, UserError, nearest, say
 from trilab.signals import Interrupted, interruptible
 
 COMMANDS = {
@@ -46,13 +46,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         with interruptible():
             sys.exit(_run(arguments))
     except Interrupted as interruption:
-        _say(f"stopped by {interruption}")
+        say(f"stopped by {interruption}")
         sys.exit(interruption.exit_code)
     except ConfigError as error:
-        _say(str(error))
+        say(str(error))
         sys.exit(2)
     except UserError as error:
-        _say(str(error))
+        say(str(error))
         sys.exit(1)
     except BrokenPipeError:  # `trilab list | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -84,7 +84,7 @@ def report(error: BaseException) -> None:
     """Prints what ended a run: one line for the user's errors, the traceback for others."""
     user_error = cause(error)
     if user_error is not None:
-        _say(str(user_error))
+        say(str(user_error))
     else:
         traceback.print_exception(error)
 
@@ -101,7 +101,3 @@ def cause(error: BaseException | None) -> UserError | None:
             return error
         error = error.__cause__
     return None
-
-
-def _say(message: str) -> None:
-    sys.stderr.write(f"trilab: {' '.join(message.split())}\n")

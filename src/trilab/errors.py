@@ -1,6 +1,7 @@
 """The one kind of exception whose text is written for the user: printed as a single line, without a traceback."""
 
 import difflib
+import sys
 from collections.abc import Iterable
 
 
@@ -10,6 +11,11 @@ class UserError(Exception):
 
 class ConfigError(UserError):
     """A configuration that cannot be run. Raised before torch is imported and before anything is written."""
+
+
+def say(message: str) -> None:
+    """One line on the standard error stream."""
+    sys.stderr.write(f"trilab: {' '.join(message.split())}\n")
 
 
 def nearest(name: str, allowed: Iterable[str]) -> str:

@@ -144,6 +144,11 @@ def prepare_imports() -> None:
     for name in ("pytorch_lightning", "lightning_fabric", "lightning"):
         logging.getLogger(f"{name}.utilities.rank_zero").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    # What `evaluate` wants of a checkpoint is its weights.
+    warnings.filterwarnings("ignore", message="The dirpath has changed from.*")
+    # Metrics that are still waiting are sent at the epoch's end, so a short epoch loses none.
+    warnings.filterwarnings("ignore", message=".*is smaller than the logging interval.*")
+    warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\).*")  # Lightning's own use of torch
     warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")
 
 

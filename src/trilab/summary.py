@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
+
+from trilab.console import console
 
 
 @dataclass
@@ -19,8 +20,8 @@ class Summary:
     precision: str
     accelerator: str
     goal: Mapping[str, Any]
-    run: str
     run_id: str
+    store: str
     metrics: dict[str, float] = field(default_factory=dict)
     reference: dict[str, float] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
@@ -43,9 +44,9 @@ class Summary:
         return {**vars(self), "result": self.result, "goal_reached": self.reached}
 
 
-def show(summary: Summary, console: Console | None = None) -> None:
+def show(summary: Summary) -> None:
     """Prints the table."""
-    console = console or Console()
+    out = console()
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     table.add_column(style="bold")
     table.add_column(overflow="fold")
@@ -57,10 +58,12 @@ def show(summary: Summary, console: Console | None = None) -> None:
     for name, value in summary.reference.items():
         table.add_row("", f"{name} {value:.4f}")
     table.add_row("speed", _speed(summary.metrics))
-    table.add_row("run", summary.run)
-    table.add_row("next", next_commands(summary))
-    console.print()
-    console.print(table)
+    table.add_row("run", summary.run_id)
+    table.add_row("in", summary.store)
+    for row, command in enumerate(next_commands(summary)):
+        table.add_row("" if row else "next", command)
+    out.print()
+    out.print(table)
 
 
 def one_line(summary: Summary) -> str:
@@ -68,14 +71,10 @@ def one_line(summary: Summary) -> str:
     return f"{_result(summary)}  ·  {_speed(summary.metrics)}  ·  run {summary.run_id}"
 
 
-def next_commands(summary: Summary) -> str:
+def next_commands(summary: Summary) -> list[str]:
     """What one would do now."""
-    ui = "trilab ui"
-    other = "fp32,bf16-mixed"
-    return (
-        f"{ui}    or    trilab train -m experiment={summary.experiment} seed=1,2,3"
-        f"    or    trilab train -m experiment={summary.experiment} precision={other}"
-    )
+    again = f"trilab train -m experiment={summary.experiment}"
+    return ["trilab ui", f"{again} seed=1,2,3", f"{again} precision=fp32,bf16-mixed"]
 
 
 def _result(summary: Summary) -> str:

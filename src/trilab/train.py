@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from trilab.config.job import Job, build
+from trilab.errors import say
 from trilab.runtime import Accelerator
 from trilab.tracking.settings import Tracking
 
@@ -37,6 +38,8 @@ def train(job: Job, output_dir: Path, extra_tags: dict[str, str] | None = None, 
     from trilab.tracking.run import open_run
 
     precision = build(config["precision"]).on(device)
+    if precision.warning:
+        say(precision.warning)
     tags = {
         "trilab.experiment": job.choices["experiment"],
         "trilab.model": job.choices["model"],
@@ -58,8 +61,8 @@ def train(job: Job, output_dir: Path, extra_tags: dict[str, str] | None = None, 
             precision=precision.name,
             accelerator=f"{device} ({runtime_tags['device.name']})",
             goal=config["goal"],
-            run=run.where,
             run_id=run.id,
+            store=run.where,
             warnings=[precision.warning] if precision.warning else [],
         )
 

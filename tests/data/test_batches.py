@@ -1,7 +1,9 @@
 import pytest
+import pytorch_lightning as pl
 import torch
+from pytorch_lightning.demos.boring_classes import BoringModel
 
-from trilab.data.batches import TensorBatches
+from trilab.data.batches import TensorBatches, TensorData
 from trilab.errors import UserError
 
 
@@ -94,3 +96,35 @@ def test_transform_gets_whole_batches():
 def test_tensors_of_different_lengths_are_refused():
     with pytest.raises(ValueError, match="different lengths"):
         TensorBatches((torch.zeros(3), torch.zeros(4)), 2)
+
+
+class Rows(TensorData):
+    def setup(self, stage: str) -> None:
+        self.parts = {part: (torch.randn(40, 32),) for part in ("train", "val", "test")}
+
+
+class Seen(BoringModel):
+    """Notes what it was trained on, by epoch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.epochs: dict[int, list[float]] = {}
+
+    def training_step(self, batch, batch_idx):
+        self.epochs.setdefault(self.current_epoch, []).append(batch[0].sum().item())
+        return self.step(batch[0])
+
+    def validation_step(self, batch, batch_idx):
+        return self.step(batch[0])
+
+
+@pytest.mark.parametrize(
+    ("options", "batches", "same"),
+    [({}, 4, False), ({"limit_train_batches": 2}, 2, False), ({"overfit_batches": 2}, 2, True)],
+)
+def test_lightning_numbers_the_epochs_and_overfit_batches_repeats_them(options, batches, same):
+    model = Seen()
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "accelerator": "cpu"}
+    pl.Trainer(max_epochs=2, enable_model_summary=False, **quiet, **options).fit(model, datamodule=Rows(10, 20, seed=1))
+    assert [len(sums) for sums in model.epochs.values()] == [batches] * 2
+    assert (model.epochs[0] == model.epochs[1]) is same

@@ -5,6 +5,7 @@ import time
 from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.trainer.states import TrainerFn
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
@@ -67,7 +68,7 @@ class Progress(Callback):
         )
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._bar is None and trainer.is_global_zero and not trainer.sanity_checking and trainer.training:
+        if self._bar is None and trainer.is_global_zero and _fitting(trainer):
             self._console.print(
                 f"{_epoch(trainer)} · {self._speed(pl_module)} · {_metrics(trainer)}", highlight=False, soft_wrap=True
             )
@@ -101,6 +102,10 @@ def progress(trainer: Trainer, pl_module: LightningModule, batches_done: int) ->
     if trainer.max_steps > 0:
         shares.append(trainer.global_step / trainer.max_steps)
     return min(1.0, max(shares))
+
+
+def _fitting(trainer: Trainer) -> bool:
+    return trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
 
 
 def _epoch(trainer: Trainer) -> str:

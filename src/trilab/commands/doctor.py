@@ -19,15 +19,14 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
-from omegaconf import DictConfig
 from packaging.requirements import Requirement
-from rich.console import Console
 from rich.table import Table
 
 from trilab.cli import cause
 from trilab.config.catalog import catalog
 from trilab.config.compose import compose, option_alone
 from trilab.config.job import build
+from trilab.console import console
 from trilab.tracking.settings import Tracking, redacted, sqlite_path
 
 Mark = Literal["ok", "absent", "wrong"]
@@ -51,17 +50,17 @@ def main(argv: list[str]) -> int:
     settings: Tracking = build(config.tracking)
     findings = list(packages())
     if not any(finding.mark == "wrong" for finding in findings):
-        findings += [*accelerators(), store(settings), *data_sets(config)]
+        findings += [*accelerators(), store(settings), *data_sets(argv)]
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     for finding in findings:
         table.add_row(_SHOWN[finding.mark], finding.what, finding.seen, finding.remedy)
-    console = Console()
-    console.print(table)
+    out = console()
+    out.print(table)
     failed = [finding.what for finding in findings if finding.mark == "wrong"]
     if failed:
-        console.print(f"\nThe default experiment cannot run here: see {', '.join(failed)}.")
+        out.print(f"\nThe default experiment cannot run here: see {', '.join(failed)}.")
         return 1
-    console.print("\nThe default experiment can run here: [bold]trilab train[/bold]")
+    out.print("\nThe default experiment can run here: [bold]trilab train[/bold]")
     return 0
 
 
@@ -179,10 +178,10 @@ def _sqlite(exists: bool, database: str) -> str:
     return " is there and takes writes"
 
 
-def data_sets(config: DictConfig) -> Iterator[Finding]:
+def data_sets(overrides: list[str]) -> Iterator[Finding]:
     """Whether each data option could be used now. Nothing is downloaded."""
     for option in catalog("data"):
-        node = option_alone("data", option.name, {"seed": config.seed, "paths": config.paths})
+        node = option_alone("data", option.name, [o for o in overrides if o.startswith("paths.")])
         if "download" in node:
             node["download"] = False
         try:

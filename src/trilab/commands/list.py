@@ -8,10 +8,10 @@ Without a group: experiments, models, data sets, precisions and accelerators. --
 
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 from trilab.config.catalog import GROUPS, catalog
+from trilab.console import console
 from trilab.errors import ConfigError, nearest
 
 _SHOWN = GROUPS[:5]
@@ -20,13 +20,12 @@ _SHOWN = GROUPS[:5]
 def main(argv: list[str]) -> int:
     """Prints the options."""
     groups, config_dir = _arguments(argv)
-    console = Console(soft_wrap=True) if not Console().is_terminal else Console()
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     for group in groups:
         table.add_row(f"[bold]{group}[/bold]", "")
         for option in catalog(group, config_dir):
             table.add_row(f"  {group}={option.name}", option.description)
-    console.print(table)
+    console().print(table)
     return 0
 
 

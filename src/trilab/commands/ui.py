@@ -35,10 +35,11 @@ def main(argv: list[str]) -> int:
     if uri.startswith("http"):
         print(f"The store has a UI of its own: {redacted(uri)}")
         return 0
+    port = _port(options.get("port"))
     database = sqlite_path(uri)
     if database is not None and not database.exists():
         raise UserError(f"There is no store {database} yet: run trilab train first, or give tracking.uri=...")
-    return serve(uri, _port(options.get("port")))
+    return serve(uri, port)
 
 
 def serve(uri: str, port: int) -> int:

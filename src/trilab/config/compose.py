@@ -56,22 +56,17 @@ def compose_unchecked(
             with open_dict(config):
                 values = {key: config._get_node(key) for key in config if key != "hydra"}
                 resolved = OmegaConf.create({str(key): _resolved(config, str(key)) for key in values})
-        except (HydraException, OmegaConfBaseException) as error:
+        except (HydraException, OmegaConfBaseException, ValueError) as error:
             raise diagnose(error, overrides, search) from None
     OmegaConf.set_struct(resolved, True)
     return resolved, choices
 
 
-def option_alone(group: str, name: str, around: dict[str, Any]) -> dict[str, Any]:
-    """One option of a group as it is in its file, without an experiment on top.
-
-    Args:
-        around: the parts of a whole configuration that its interpolations may refer to.
-    """
+def option_alone(group: str, name: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """One option of a group as it is in its file, without an experiment on top."""
     with initialize_config_module(CONFIG_MODULE, version_base="1.3"):
-        option = hydra_compose(f"{group}/{name}")
-    whole = OmegaConf.create({**around, group: option})
-    node: Any = OmegaConf.to_container(whole[group], resolve=True)
+        config = hydra_compose(CONFIG_NAME, ["~experiment", f"{group}={name}", *overrides])
+    node: Any = OmegaConf.to_container(config[group], resolve=True)
     return {str(key): value for key, value in node.items()}
 
 

@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Sequence
 
 from hydra import compose as hydra_compose
-from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -15,51 +14,63 @@ from trilab.config.check import unknown_key
 from trilab.errors import ConfigError, nearest
 
 
-def diagnose(error: Exception, overrides: Sequence[str], always: Sequence[str] = ()) -> ConfigError:
+class Options:
+    """The groups and options there are, a user's own folder included. Needs Hydra to be initialised.
+
+    Args:
+        search: the override of Hydra's search path that names that folder, if there is one.
+    """
+
+    def __init__(self, search: Sequence[str] = ()) -> None:
+        self.search = list(search)
+        self.loader = GlobalHydra.instance().config_loader()
+        self.parser = OverridesParser.create(config_loader=self.loader)
+        self.groups = self._groups("")
+
+    def of(self, group: str) -> list[str]:
+        """Every option as it is written on the command line, those in the group's folders included (`rl/dqn`)."""
+        nested = [f"{child}/{option}" for child in self._children(group) for option in self.of(f"{group}/{child}")]
+        return sorted({*self._names(group, ObjectType.CONFIG), *nested})
+
+    def _groups(self, parent: str) -> set[str]:
+        paths = {f"{parent}/{name}" if parent else name for name in self._children(parent)} - {"hydra/env"}
+        return paths.union(*(self._groups(path) for path in paths))
+
+    def _children(self, group: str) -> list[str]:
+        return [name for name in self._names(group, ObjectType.GROUP) if name != "__pycache__"]
+
+    def _names(self, group: str, kind: ObjectType) -> list[str]:
+        # With a search path Hydra reads the primary configuration anew at each call; without one it need not.
+        search = ("train", self.search) if self.search else ()
+        return self.loader.get_group_options(group, kind, *search)
+
+
+def diagnose(error: Exception, overrides: Sequence[str], search: Sequence[str] = ()) -> ConfigError:
     """Finds the override that Hydra stumbled over. Called while Hydra is initialised.
 
     Args:
         error: what Hydra raised.
         overrides: the user's overrides.
-        always: overrides of trilab's own, kept in every attempt.
+        search: see `Options`.
     """
-    loader = GlobalHydra.instance().config_loader()
-    parser = OverridesParser.create(config_loader=loader)
+    known = Options(search)
     parsed: list[Override] = []
     for text in overrides:
         try:
-            parsed.append(parser.parse_override(text))
+            parsed.append(known.parser.parse_override(text))
         except HydraException:
             return _unreadable(text)
-    groups = all_groups(loader)
     for override in parsed:
-        problem = _wrong_option(loader, override, groups)
+        problem = _wrong_option(known, override)
         if problem:
             return ConfigError(problem)
-    base = _compose_without_values(parsed, groups, always)
+    base = _compose_without_values(parsed, known)
     if base is not None:
         for override in parsed:
-            if override.key_or_group not in groups and (unknown := _unknown_key(override, base, groups)):
+            if override.key_or_group not in known.groups and (unknown := _unknown_key(override, base, known.groups)):
                 return unknown
-    return ConfigError(" ".join(str(error).split()))
-
-
-def all_groups(loader: ConfigLoader, parent: str = "") -> set[str]:
-    """Every configuration group that a user can set, nested ones included (`hydra/launcher`)."""
-    found: set[str] = set()
-    for name in loader.list_groups(parent):
-        path = f"{parent}/{name}" if parent else name
-        if path not in {"hydra/env", "__pycache__"}:
-            found |= {path, *all_groups(loader, path)}
-    return found
-
-
-def options(loader: ConfigLoader, group: str) -> list[str]:
-    """Every option of a group as it is written on the command line, those in its folders included (`rl/dqn`)."""
-    names = loader.get_group_options(group, ObjectType.CONFIG)
-    folders = [folder for folder in loader.get_group_options(group, ObjectType.GROUP) if folder != "__pycache__"]
-    nested = [f"{folder}/{option}" for folder in folders for option in options(loader, f"{group}/{folder}")]
-    return sorted(set(names) | set(nested))
+    reason, _, _ = str(error).partition("Config search path")  # a list of internal addresses
+    return ConfigError(" ".join(reason.split()))
 
 
 def _unreadable(text: str) -> ConfigError:
@@ -68,11 +79,11 @@ def _unreadable(text: str) -> ConfigError:
     return ConfigError(f"'{text}' cannot be read. Quote a value with special characters: 'key=\"a: b\"'.")
 
 
-def _wrong_option(loader: ConfigLoader, override: Override, groups: set[str]) -> str | None:
+def _wrong_option(known: Options, override: Override) -> str | None:
     group = override.key_or_group
-    if group not in groups or override.is_delete():
+    if group not in known.groups or override.is_delete():
         return None
-    allowed = options(loader, group)
+    allowed = known.of(group)
     for value in _values(override):
         if value not in allowed:
             return f"{group}={value}: no such option.{nearest(value, allowed)} Allowed: {', '.join(allowed)}."
@@ -86,10 +97,10 @@ def _values(override: Override) -> Iterable[str]:
     return [str(item) for item in value] if isinstance(value, list | ListConfig) else [str(value)]
 
 
-def _compose_without_values(parsed: Sequence[Override], groups: set[str], always: Sequence[str]) -> DictConfig | None:
-    chosen = [str(override.input_line) for override in parsed if override.key_or_group in groups]
+def _compose_without_values(parsed: Sequence[Override], known: Options) -> DictConfig | None:
+    chosen = [str(override.input_line) for override in parsed if override.key_or_group in known.groups]
     try:
-        return hydra_compose("train", [*always, *chosen])
+        return hydra_compose("train", [*known.search, *chosen])
     except HydraException:
         return None  # the groups themselves do not compose; Hydra's own message has the reason
 

@@ -3,14 +3,12 @@
 from collections.abc import Sequence
 
 from hydra import initialize_config_module
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from trilab.config.check import check, unknown_key
 from trilab.config.compose import CONFIG_MODULE, check_choices, compose_unchecked
-from trilab.config.diagnose import all_groups, diagnose
+from trilab.config.diagnose import Options, diagnose
 from trilab.config.job import Job
 from trilab.errors import ConfigError
 
@@ -30,11 +28,9 @@ def apply_overrides(job: Job, overrides: Sequence[str]) -> Job:
     config = OmegaConf.create(job.config)
     choices = dict(job.choices)
     with initialize_config_module(CONFIG_MODULE, version_base="1.3"):
-        loader = GlobalHydra.instance().config_loader()
-        groups = all_groups(loader)
-        parser = OverridesParser.create(config_loader=loader)
+        known = Options()
         try:
-            parsed = [parser.parse_override(text) for text in overrides]
+            parsed = [known.parser.parse_override(text) for text in overrides]
         except HydraException as error:
             raise diagnose(error, overrides) from None
     OmegaConf.set_struct(config, True)
@@ -44,7 +40,7 @@ def apply_overrides(job: Job, overrides: Sequence[str]) -> Job:
             raise ConfigError(f"{text}: a stored run is evaluated with the {key} it was trained with.")
         if override.is_sweep_override():
             raise ConfigError(f"{text}: one value at a time.")
-        if key in groups:
+        if key in known.groups:
             part, chosen = compose_unchecked([text])
             config[key], choices[key] = part[key], chosen[key]
         else:

@@ -64,8 +64,8 @@ class Run:
 
     @property
     def where(self) -> str:
-        """Where a person finds the run."""
-        return f"{redacted(self.settings.uri)}  experiment {self.settings.experiment_name}  run {self.id}"
+        """The store and the experiment that the run is in."""
+        return f"{redacted(self.settings.uri)}, experiment {self.settings.experiment_name}"
 
 
 @contextlib.contextmanager

@@ -101,7 +101,7 @@ def resolve_backend(env_id: str, num_envs: int, backend: Backend) -> Backend:
 def make_vector(env_id: str, num_envs: int, backend: Backend, max_episode_steps: int | None = None) -> VectorEnv:
     """A vector environment; `max_episode_steps` replaces the environment's own time limit."""
     backend = resolve_backend(env_id, num_envs, backend)
-    limit = {} if max_episode_steps is None else {"max_episode_steps": max_episode_steps}
+    limit: dict[str, Any] = {} if max_episode_steps is None else {"max_episode_steps": max_episode_steps}
 
     def make() -> gym.Env:
         return gym.make(env_id, disable_env_checker=True, **limit)

@@ -62,14 +62,14 @@ class TorchvisionImages(ImageData):
                 with _timeout(20.0):
                     self._class(str(self._root), download=True)
             except (OSError, RuntimeError) as error:  # URLError is an OSError
-                why = "the download failed (" + " ".join(str(error).split()) + ")"
+                # torchvision tells of each mirror on a line of its own; the last says it.
+                why = f"the download failed ({(str(error).strip() or repr(error)).splitlines()[-1]})"
             if not (missing := self._missing()):
                 return
-        sources = " or ".join(self._class.mirrors)
         raise UserError(
             f"{self.dataset}: {', '.join(missing)} not found in {self._folder}, and {why}. Fetch each with .gz at its "
-            f"end from {sources}, unpack them into that folder, or set TRILAB_DATA_DIR to the folder that holds "
-            f"{self._class.__name__}/raw."
+            f"end from {self._class.mirrors[0]}, unpack them into that folder, or set TRILAB_DATA_DIR to the folder "
+            f"that holds {self._class.__name__}/raw."
         )
 
     def load(self) -> tuple[Images, Images, int]:
@@ -96,8 +96,8 @@ class TorchvisionImages(ImageData):
         return Images(pixels.contiguous(), targets)
 
     def _corrupt(self, path: Path, fault: str) -> UserError:
-        sources = " or ".join(self._class.mirrors)
-        return UserError(f"{path} is corrupt: {fault}. Delete it and fetch {path.name}.gz again from {sources}.")
+        source = self._class.mirrors[0] + path.name + ".gz"
+        return UserError(f"{path} is corrupt: {fault}. Delete it, fetch {source} and unpack it there.")
 
 
 def idx_fault(path: Path, dimensions: int) -> str:

@@ -1,7 +1,9 @@
 """Q-networks: from a batch of observations to one value for every action."""
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -11,6 +13,17 @@ from trilab.data.rl.spec import EnvSpec
 
 #: Action values of a batch of observations without leaving NumPy: (batch, *shape) -> (batch, actions).
 NumpyForward = Callable[[np.ndarray], np.ndarray]
+
+
+@runtime_checkable
+class InNumpy(Protocol):
+    """A network that can act on a few observations faster than torch's dispatch allows; see `MLP`."""
+
+    @property
+    def numpy_rows(self) -> int: ...
+
+    def numpy_forward(self) -> NumpyForward | None: ...
+
 
 # NumPy's BLAS starts threads of its own for products of more than 64^3 multiplications, which torch's thread count does
 # not govern: on busy cores they wait for each other, at up to a hundred times the cost. Stay below.
@@ -28,7 +41,7 @@ class MLP(nn.Module):
     def __init__(self, spec: EnvSpec, hidden: Sequence[int]) -> None:
         super().__init__()
         widths = [math.prod(spec.observation_shape), *hidden]
-        layers = (nn.Linear(fan_in, fan_out) for fan_in, fan_out in zip(widths, widths[1:], strict=False))
+        layers = (nn.Linear(fan_in, fan_out) for fan_in, fan_out in itertools.pairwise(widths))
         self.body = nn.Sequential(*(part for layer in layers for part in (layer, nn.ReLU())))
         self.head = nn.Linear(widths[-1], spec.num_actions)
         self._flat = len(spec.observation_shape) == 1
