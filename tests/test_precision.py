@@ -69,7 +69,7 @@ def test_what_each_precision_comes_to_on_a_cpu() -> None:
     with forced.plugin.forward_context():
         assert nn.Linear(2, 2)(torch.ones(1, 2)).dtype is torch.float16
     assert forced.plugin.scaler.get_scale() == 64.0
-    with pytest.raises(ConfigError, match="precision.strict"):
+    with pytest.raises(ConfigError, match=r"precision\.strict"):
         Precision("16-mixed", strict=True).on("cpu")
 
 

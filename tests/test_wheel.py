@@ -52,7 +52,8 @@ def test_the_wheel_runs_in_a_clean_environment(wheel: Path, tmp_path: Path) -> N
     python = home / "bin" / "python"
     subprocess.run([python, "-m", "pip", "install", "-q", "--no-deps", "--no-index", wheel], check=True)
     [packages] = home.glob("lib/python*/site-packages")
-    # A .pth file's own folders are searched, but their .pth files, this environment's editable install among them, are not.
+    # The folder that a .pth file names is searched, but the .pth files in that folder (this environment's editable
+    # install is one) are not read.
     (packages / "dependencies.pth").write_text(sysconfig.get_paths()["purelib"])
     folder = tmp_path / "anywhere"
     folder.mkdir()

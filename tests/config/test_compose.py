@@ -114,7 +114,7 @@ def test_what_is_wrong_is_said_in_one_line(overrides: list[str], said: str) -> N
 
 
 def test_a_wrong_value_anywhere_in_a_sweep_is_found_before_its_first_run() -> None:
-    with pytest.raises(ConfigError, match="optimizer.lr=abc"):
+    with pytest.raises(ConfigError, match=r"optimizer\.lr=abc"):
         preflight(["optimizer.lr=1e-3,1e-4,abc", "seed=1,2"], None, multirun=True)
     preflight(["optimizer.lr=1e-3,1e-4", "seed=range(3)", "precision=fp32,bf16-mixed"], None, multirun=True)
 

@@ -182,12 +182,15 @@ def data_sets(overrides: list[str]) -> Iterator[Finding]:
     """Whether each data option could be used now. Nothing is downloaded."""
     for option in catalog("data"):
         node = option_alone("data", option.name, [o for o in overrides if o.startswith("paths.")])
-        if "download" in node:
+        downloads = "download" in node
+        if downloads:
             node["download"] = False
         try:
             build(node).prepare_data()
         except Exception as error:
-            reason = cause(error)
-            yield Finding("absent", f"data={option.name}", str(reason or error))
+            folder = Path(node["root"]).absolute() if downloads else None
+            seen = f"not in {folder}" if folder else str(cause(error) or error)
+            remedy = "the first run fetches it, if there is internet; or set TRILAB_DATA_DIR" if folder else ""
+            yield Finding("absent", f"data={option.name}", seen, remedy)
         else:
             yield Finding("ok", f"data={option.name}", option.description)

@@ -10,7 +10,7 @@ from trilab.data.recsys.synthetic import Planted, SyntheticClicks, zipf
 
 def make(**changes) -> SyntheticClicks:
     arguments = {"train_rows": 20_000, "val_rows": 1000, "test_rows": 4000, "fields": 5, "cardinality": 20,
-                 "exponent": 1.1, "dense": 3, "factors": 2, "signal": 2.0, "interaction": 0.5, "bias": -1.0,
+                 "exponent": 1.1, "dense": 3, "factors": 2, "signal": 2.0, "interaction": 0.5, "bias": -1.0, "planted_seed": 1,
                  "batch_size": 100, "eval_batch_size": 500, "seed": 1}  # fmt: skip
     data = SyntheticClicks(**{**arguments, **changes})
     data.prepare_data()
@@ -96,6 +96,8 @@ def test_batches_have_the_types_and_sizes_of_the_spec():
 
 def test_a_seed_is_a_data_set_and_more_training_rows_leave_the_test_alone():
     first, longer, other = make(), make(train_rows=30_000), make(seed=2)
+    assert np.array_equal(first.planted().factors, other.planted().factors)
+    assert not np.array_equal(first.planted().factors, make(planted_seed=2).planted().factors)
     for a, b in zip(rows(first.test_dataloader()), rows(longer.test_dataloader()), strict=True):
         assert torch.equal(a, b)
     assert first.reference == longer.reference != other.reference

@@ -147,7 +147,7 @@ def test_one_seed_one_result():
 def test_learns_the_planted_clicks_nearly_as_well_as_can_be():
     data = SyntheticClicks(
         train_rows=100_000, val_rows=1000, test_rows=20_000, fields=4, cardinality=20, exponent=1.1, dense=2, factors=2,
-        signal=2.0, interaction=0.5, bias=-1.0, batch_size=256, eval_batch_size=10_000, seed=1,
+        signal=2.0, interaction=0.5, bias=-1.0, planted_seed=1, batch_size=256, eval_batch_size=10_000, seed=1,
     )  # fmt: skip
     data.setup("fit")
     model = click_model(data.spec, partial(DeepFM, dim=4, hidden=(16,), embedding_std=0.01), schedule=Linear())

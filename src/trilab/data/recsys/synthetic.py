@@ -96,9 +96,10 @@ class SyntheticClicks(TensorData):
         signal: standard deviation of the logit: the more, the better clicks can be predicted.
         interaction: share of the logit's variance that is in pairs of ids.
         bias: w0; below 0 clicks are rarer than one in two.
+        planted_seed: of the planted model, so that runs with several seeds learn the same one.
         batch_size: rows of a training batch.
         eval_batch_size: rows of a batch in validation and test.
-        seed: of the planted model, the rows and the batches' order.
+        seed: of the rows drawn and of the batches' order.
     """
 
     def __init__(
@@ -114,6 +115,7 @@ class SyntheticClicks(TensorData):
         signal: PositiveFloat,
         interaction: Fraction,
         bias: float,
+        planted_seed: NonNegativeInt,
         batch_size: PositiveInt,
         eval_batch_size: PositiveInt,
         seed: NonNegativeInt,
@@ -126,6 +128,7 @@ class SyntheticClicks(TensorData):
         self.signal = signal
         self.interaction = interaction
         self.bias = bias
+        self.planted_seed = planted_seed
         self._reference: dict[str, float] = {}
 
     @property
@@ -136,7 +139,7 @@ class SyntheticClicks(TensorData):
     def planted(self) -> Planted:
         """The model that the clicks are drawn from."""
         fields, cardinality = len(self.spec.cardinalities), self.spec.cardinalities[0]
-        rng = np.random.default_rng((self.seed, len(_PARTS)))
+        rng = np.random.default_rng(self.planted_seed)
         return Planted.draw(
             rng, fields, cardinality, self.spec.dense, self.factors, self.signal, self.interaction, self.bias
         )
