@@ -6,7 +6,7 @@ from typing import Any
 
 from trilab.config.job import Job, build
 from trilab.errors import say
-from trilab.runtime import Accelerator
+from trilab.runtime import Accelerator, fast_imports, process_age_s
 from trilab.tracking.settings import Tracking
 
 _first_run = True
@@ -30,13 +30,14 @@ def train(job: Job, output_dir: Path, extra_tags: dict[str, str] | None = None, 
     # The machine: what must happen before torch works, and what it gives of what was asked for.
     accelerator: Accelerator = build(config["accelerator"])
     settings: Tracking = build(config["tracking"])
-    runtime_tags = accelerator.prepare()
-    device = accelerator.device()
-    from trilab.lightning import best_checkpoint, callbacks_of, make_trainer, seed_everything, weights_of
-    from trilab.summary import Summary
-    from trilab.tracking.logger import MlflowLogger
-    from trilab.tracking.run import open_run
+    with fast_imports():
+        runtime_tags = accelerator.prepare()
+        from trilab.lightning import best_checkpoint, callbacks_of, make_trainer, seed_everything, weights_of
+        from trilab.summary import Summary
+        from trilab.tracking.logger import MlflowLogger
+        from trilab.tracking.run import open_run
 
+    device = accelerator.device()
     precision = build(config["precision"]).on(device)
     if precision.warning:
         say(precision.warning)
@@ -106,6 +107,4 @@ def _start_time() -> float:
     if not _first_run:
         return time.time()
     _first_run = False
-    import psutil
-
-    return psutil.Process().create_time()
+    return time.time() - process_age_s()

@@ -13,7 +13,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from trilab.config.check import check
+from trilab.config.check import check, unknown_key
 from trilab.config.diagnose import diagnose
 from trilab.errors import ConfigError
 
@@ -68,6 +68,25 @@ def option_alone(group: str, name: str, overrides: Sequence[str] = ()) -> dict[s
         config = hydra_compose(CONFIG_NAME, ["~experiment", f"{group}={name}", *overrides])
     node: Any = OmegaConf.to_container(config[group], resolve=True)
     return {str(key): value for key, value in node.items()}
+
+
+def set_value(config: DictConfig, key: str, value: object, adding: bool) -> None:
+    """Sets one value of a composed configuration.
+
+    Args:
+        adding: the key may be new (`+key=value`).
+
+    Raises:
+        ConfigError: there is no such key.
+    """
+    parent, _, name = key.rpartition(".")
+    node = OmegaConf.select(config, parent) if parent else config
+    if not isinstance(node, DictConfig):
+        raise unknown_key("", key, {str(k) for k in config})
+    if name not in node and not adding:
+        raise unknown_key(parent, name, {str(k) for k in node} - {"_target_", "_partial_"})
+    with open_dict(node):
+        node[name] = value
 
 
 def check_choices(choices: dict[str, str]) -> None:

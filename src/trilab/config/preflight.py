@@ -1,13 +1,16 @@
 """Checks every run of a command before the first of them starts."""
 
-from collections.abc import Iterator, Sequence
+import copy
+from collections.abc import Sequence
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 
-from trilab.config.compose import compose
+from trilab.config.catalog import GROUPS
+from trilab.config.check import check
+from trilab.config.compose import compose, set_value
 from trilab.config.job import build
 from trilab.errors import ConfigError
 from trilab.runtime import prepare_imports
@@ -16,19 +19,39 @@ from trilab.runtime import prepare_imports
 def preflight(overrides: Sequence[str], config_dir: str | None, multirun: bool) -> None:
     """Composes and checks a run, or in a sweep each swept value with the first values of the others.
 
-    A sweep of 3 x 4 x 10 values is checked in 1 + 2 + 3 + 9 compositions, not 120: a value is wrong by itself far more
-    often than together with another, and each run is checked again when its turn comes.
+    A sweep of 3 x 4 x 10 values is checked in 1 + 2 + 3 + 9 steps, not 120: a value is wrong by itself far more often
+    than together with another. Only an option of a group needs a composition of its own; a plain value is put into the
+    first one.
 
     Raises:
         ConfigError: for the first thing that is wrong.
     """
     mine = own(overrides)
+    parsed = _parse(mine)
     if not multirun:
-        _refuse_sweep(mine)
+        _refuse_sweep(parsed)
         _machine(compose(mine, config_dir))
         return
-    for combination in _one_at_a_time(mine):
-        _machine(compose(combination, config_dir))
+    values = [_swept(override) if isinstance(override, Override) else [override] for override in parsed]
+    first = [options[0] for options in values if options]
+    base = compose(first, config_dir)
+    _machine(base)
+    for position, (override, options) in enumerate(zip(parsed, values, strict=True)):
+        for option in options[1:]:
+            assert isinstance(override, Override)
+            if override.key_or_group in GROUPS:
+                others = [o[0] for p, o in enumerate(values) if o and p != position]
+                _machine(compose([*others, option], config_dir))
+            else:
+                _machine(_with_value(base, option))
+
+
+def _with_value(base: DictConfig, text: str) -> DictConfig:
+    override = OverridesParser.create().parse_override(text)
+    config = copy.deepcopy(base)
+    set_value(config, override.key_or_group, override.value(), override.is_add() or override.is_force_add())
+    check(config)
+    return config
 
 
 def own(overrides: Sequence[str]) -> list[str]:
@@ -58,24 +81,12 @@ def _parse(overrides: Sequence[str]) -> list[Override | str]:
     return parsed
 
 
-def _refuse_sweep(overrides: Sequence[str]) -> None:
-    for override in _parse(overrides):
+def _refuse_sweep(parsed: Sequence[Override | str]) -> None:
+    for override in parsed:
         if isinstance(override, Override) and override.is_sweep_override():
             raise ConfigError(
                 f"{override.input_line}: several values make a sweep. Add -m, or quote the value to pass it as it is."
             )
-
-
-def _one_at_a_time(overrides: Sequence[str]) -> Iterator[list[str]]:
-    values: list[list[str]] = []
-    for override, text in zip(_parse(overrides), overrides, strict=True):
-        values.append(_swept(override) if isinstance(override, Override) else [text])
-    values = [options for options in values if options]
-    first = [options[0] for options in values]
-    yield first
-    for position, options in enumerate(values):
-        for option in options[1:]:
-            yield [*first[:position], option, *first[position + 1 :]]
 
 
 def _swept(override: Override) -> list[str]:

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 from hydra import initialize_config_module
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import OmegaConf
 
-from trilab.config.check import check, unknown_key
-from trilab.config.compose import CONFIG_MODULE, check_choices, compose_unchecked
+from trilab.config.check import check
+from trilab.config.compose import CONFIG_MODULE, check_choices, compose_unchecked, set_value
 from trilab.config.diagnose import Options, diagnose
 from trilab.config.job import Job
 from trilab.errors import ConfigError
@@ -44,18 +44,7 @@ def apply_overrides(job: Job, overrides: Sequence[str]) -> Job:
             part, chosen = compose_unchecked([text])
             config[key], choices[key] = part[key], chosen[key]
         else:
-            _set(config, key, override.value(), adding=override.is_add() or override.is_force_add())
+            set_value(config, key, override.value(), adding=override.is_add() or override.is_force_add())
     check_choices(choices)
     check(config)
     return Job.of(config, choices, list(overrides))
-
-
-def _set(config: DictConfig, key: str, value: object, adding: bool) -> None:
-    parent, _, name = key.rpartition(".")
-    node = OmegaConf.select(config, parent) if parent else config
-    if not isinstance(node, DictConfig):
-        raise unknown_key("", key, {str(k) for k in config})
-    if name not in node and not adding:
-        raise unknown_key(parent, name, {str(k) for k in node} - {"_target_", "_partial_"})
-    with open_dict(node):
-        node[name] = value

@@ -70,9 +70,12 @@ class Module(LightningModule):
         optimizer = self._optimizer_factory(self.parameters())
         if isinstance(self._schedule, Constant):
             return optimizer
-        schedule, budget = self._schedule, max(1, int(self.trainer.estimated_stepping_batches))
-        scheduler = LambdaLR(optimizer, lambda step: schedule(min(1.0, step / budget)))
+        scheduler = LambdaLR(optimizer, lambda step: self._schedule(self._progress(step)))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _progress(self, step: int) -> float:
+        # Not asked before the first step: it would set the loaders up before Lightning has read their saved states.
+        return min(1.0, step / max(1, int(self.trainer.estimated_stepping_batches))) if step else 0.0
 
     def observe(self, weight: int, **means: Tensor) -> None:
         """Adds scalar means over `weight` samples to the current window of training metrics.

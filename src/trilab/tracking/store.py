@@ -13,12 +13,15 @@ from trilab.tracking.settings import Tracking, redacted, sqlite_path
 # An unreachable server should be reported within seconds, not after MLflow's own minutes of retries.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+# What a user runs is nobody else's business.
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
 logging.getLogger("mlflow").setLevel(logging.WARNING)
 logging.getLogger("alembic").setLevel(logging.WARNING)
 
 from mlflow import MlflowClient  # noqa: E402 - reads the environment and the log level at import
 from mlflow.exceptions import MlflowException  # noqa: E402
+from mlflow.store.tracking import sqlalchemy_store  # noqa: E402, F401 - otherwise imported while the first run opens
 
 logging.getLogger("mlflow").setLevel(logging.WARNING)
 

@@ -10,8 +10,8 @@ from trilab.data.recsys.synthetic import Planted, SyntheticClicks, zipf
 
 def make(**changes) -> SyntheticClicks:
     arguments = {"train_rows": 20_000, "val_rows": 1000, "test_rows": 4000, "fields": 5, "cardinality": 20,
-                 "exponent": 1.1, "dense": 3, "factors": 2, "signal": 2.0, "interaction": 0.5, "bias": -1.0, "planted_seed": 1,
-                 "batch_size": 100, "eval_batch_size": 500, "seed": 1}  # fmt: skip
+                 "exponent": 1.1, "dense": 3, "factors": 2, "signal": 2.0, "interaction": 0.5, "bias": -1.0,
+                 "planted_seed": 1, "batch_size": 100, "eval_batch_size": 500, "seed": 1}  # fmt: skip
     data = SyntheticClicks(**{**arguments, **changes})
     data.prepare_data()
     data.setup("fit")

@@ -139,7 +139,7 @@ class SyntheticClicks(TensorData):
     def planted(self) -> Planted:
         """The model that the clicks are drawn from."""
         fields, cardinality = len(self.spec.cardinalities), self.spec.cardinalities[0]
-        rng = np.random.default_rng(self.planted_seed)
+        rng = np.random.default_rng((self.planted_seed, len(_PARTS)))  # a stream that no part of any seed has
         return Planted.draw(
             rng, fields, cardinality, self.spec.dense, self.factors, self.signal, self.interaction, self.bias
         )
@@ -149,9 +149,8 @@ class SyntheticClicks(TensorData):
             return
         planted = self.planted()
         for number, part in enumerate(_PARTS):
-            ids, dense, labels, logits = self._draw(
-                planted, np.random.default_rng((self.seed, number)), self.rows[part]
-            )
+            rng = np.random.default_rng((self.seed, number))
+            ids, dense, labels, logits = self._draw(planted, rng, self.rows[part])
             self.parts[part] = (ids, dense, labels)
         self._reference = {"test/bayes_auc": auc(logits, labels), "test/bayes_logloss": logloss(logits, labels)}
 

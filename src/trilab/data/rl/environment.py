@@ -35,8 +35,8 @@ class SerialVectorEnv(VectorEnv):
     """Environments stepped one after the other in this process, at the price of their own steps and little more.
 
     Gymnasium's SyncVectorEnv doubles the cost of a CartPole step (11 us against 5). Autoreset is DISABLED: a finished
-    environment stands still, at no cost, until `reset(options={"reset_mask": ...})`. The arrays that `step` returns
-    are overwritten by the next step.
+    environment stands still, at no cost, until `reset(options={"reset_mask": ...})`. Rewards and ends are returned in
+    arrays that the next step overwrites.
     """
 
     def __init__(self, make: Callable[[], gym.Env], num_envs: int) -> None:
@@ -49,13 +49,14 @@ class SerialVectorEnv(VectorEnv):
         self.single_observation_space, self.single_action_space = first.observation_space, first.action_space
         self.observation_space = batch_space(first.observation_space, num_envs)
         self.action_space = batch_space(first.action_space, num_envs)
-        self._observations: np.ndarray = np.zeros((num_envs, *_box(first.observation_space).shape), np.float32)
-        if _box(first.observation_space).dtype == np.uint8:
-            self._observations = self._observations.astype(np.uint8)
+        dtype = np.uint8 if _box(first.observation_space).dtype == np.uint8 else np.float32
+        self._observations = np.zeros((num_envs, *_box(first.observation_space).shape), dtype)
         self._rewards = np.zeros(num_envs)
         self._terminated = np.zeros(num_envs, bool)
         self._truncated = np.zeros(num_envs, bool)
         self._finished = [False] * num_envs
+        #: Whether the last step left any environment finished.
+        self.any_done = False
 
     def reset(
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
@@ -66,20 +67,22 @@ class SerialVectorEnv(VectorEnv):
                 own = seed + i if isinstance(seed, int) else seed[i] if seed else None
                 self._observations[i] = env.reset(seed=own)[0]
                 self._finished[i] = self._terminated[i] = self._truncated[i] = False
-        return self._observations, {}
+        self.any_done = any(self._finished)
+        return self._observations.copy(), {}
 
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        for i, action in enumerate(actions.tolist()):
+        observations = self._observations
+        for i, action in enumerate(actions):
             if self._finished[i]:
                 self._rewards[i] = 0.0
                 continue
             observation, reward, terminated, truncated, _ = self.envs[i].step(action)
-            self._observations[i] = observation
+            observations[i] = observation
             self._rewards[i] = reward
             if terminated or truncated:
-                self._finished[i] = True
+                self._finished[i] = self.any_done = True
                 self._terminated[i], self._truncated[i] = terminated, truncated
-        return self._observations, self._rewards, self._terminated, self._truncated, {}
+        return observations.copy(), self._rewards, self._terminated, self._truncated, {}
 
     def close_extras(self, **kwargs: Any) -> None:
         for env in self.envs:
@@ -138,14 +141,13 @@ def has_time_limit(env_id: str) -> bool:
 
 
 class Step(NamedTuple):
-    """What one step of every environment gave. Arrays of the vector's length; they may be overwritten by the next."""
+    """What one step of every environment gave: arrays of the vector's length, good until the next step."""
 
     next_observation: np.ndarray  # s', the true successor, at an episode's end too
     reward: np.ndarray
     terminated: np.ndarray
     truncated: np.ndarray
-    done: np.ndarray
-    any_done: bool
+    done: np.ndarray | None  # terminated or truncated; None: nowhere
     valid: np.ndarray | None  # which rows are transitions; None: all of them
 
 
@@ -164,43 +166,47 @@ class Environments:
             raise UserError(f"{vector} does not say how it restarts episodes (metadata['autoreset_mode']).")
         self.vector = vector
         self.mode = AutoresetMode(mode)
-        self.restart = restart or not isinstance(vector, SerialVectorEnv)
         self.num_envs = vector.num_envs
+        #: The observations to act on: (num_envs, *shape), the caller's to keep.
+        self.observations: np.ndarray = np.empty(0)
+        self._serial = vector if isinstance(vector, SerialVectorEnv) else None
+        self._restart = restart or self._serial is None
         space = vector.single_action_space
         self._first_action = int(space.start) if isinstance(space, gym.spaces.Discrete) else 0
         self._dtype = np.uint8 if _box(vector.single_observation_space).dtype == np.uint8 else np.float32
         self._resetting: np.ndarray | None = None
-        self.observations: np.ndarray = np.empty(0)
 
     def reset(self, seed: int) -> None:
         """Starts every environment anew; environment i gets seed + i where the vector seeds them one by one."""
-        self.observations = np.array(self.vector.reset(seed=seed)[0], self._dtype)
+        self.observations = self._own(self.vector.reset(seed=seed)[0])
         self._resetting = None
 
     def step(self, actions: np.ndarray) -> Step:
         if self._first_action:
             actions = actions + self._first_action
         raw, reward, terminated, truncated, infos = self.vector.step(actions)
-        # A copy, for vectors may reuse their buffer, and s is still needed when s' has come.
-        successor = observations = np.array(raw, self._dtype)
-        done = terminated | truncated
-        any_done = bool(done.any())
+        successor = self.observations = self._own(raw)
+        done = None
+        if self._serial is None or self._serial.any_done:  # of the one, it is known at no cost
+            done = terminated | truncated
+            done = done if done.any() else None
         valid = None
         if self.mode is AutoresetMode.NEXT_STEP:
-            if self._resetting is not None:
-                valid = ~self._resetting
-            self._resetting = done if any_done else None
-        elif any_done and self.mode is AutoresetMode.SAME_STEP:
-            successor = observations.copy()
+            valid = None if self._resetting is None else ~self._resetting
+            self._resetting = done
+        elif done is not None and self.mode is AutoresetMode.SAME_STEP:
+            successor = successor.copy()
             for i in np.flatnonzero(done):
                 successor[i] = infos["final_obs"][i]
-        elif any_done and self.restart:  # DISABLED
+        elif done is not None and self._restart:  # DISABLED
             # The reset may clear the very arrays that the step has returned.
             terminated, truncated = terminated.copy(), truncated.copy()
-            raw, _ = self.vector.reset(options={"reset_mask": done})
-            observations = np.array(raw, self._dtype)
-        self.observations = observations
-        return Step(successor, reward, terminated, truncated, done, any_done, valid)
+            self.observations = self._own(self.vector.reset(options={"reset_mask": done})[0])
+        return Step(successor, reward, terminated, truncated, done, valid)
+
+    def _own(self, observations: np.ndarray) -> np.ndarray:
+        """In our type, and a copy, for vectors may reuse their buffer, and s is still needed when s' has come."""
+        return observations if self._serial is not None else np.array(observations, self._dtype)
 
     def close(self) -> None:
         self.vector.close()

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
+from gymnasium.vector import AutoresetMode
 
 from trilab.data.rl.environment import Environments
 from trilab.data.rl.replay import Batch, ReplayBuffer
@@ -59,7 +60,10 @@ class Experience:
         self.env_steps = env_steps
         environments.reset(FIRST_TRAINING_SEED + int(np.random.SeedSequence(seed).generate_state(1)[0]) // 8)
         self._returns = np.zeros(environments.num_envs)
-        self._lengths = np.zeros(environments.num_envs, np.int64)
+        self._vector_steps = 0
+        self._begun = np.zeros(environments.num_envs, np.int64)  # vector steps before each episode's first
+        # After an episode's end, one vector step is spent on the reset, or none.
+        self._pause = int(environments.mode is AutoresetMode.NEXT_STEP)
         self._finished: list[tuple[float, int]] = []
 
     @property
@@ -86,21 +90,22 @@ class Experience:
             valid = step.valid
             if valid is None:
                 add(observation, action, step.reward, step.next_observation, step.terminated)
-                self.env_steps += len(action)
+                self.env_steps += environments.num_envs
                 self._returns += step.reward
-                self._lengths += 1
             else:
-                kept = int(np.count_nonzero(valid))
-                if kept:
-                    rows = observation[valid], action[valid], step.reward[valid], step.next_observation[valid]
-                    add(*rows, step.terminated[valid])
-                self.env_steps += kept
+                rows = observation[valid], action[valid], step.reward[valid], step.next_observation[valid]
+                add(*rows, step.terminated[valid])
+                self.env_steps += len(rows[0])
                 self._returns += np.where(valid, step.reward, 0.0)
-                self._lengths += valid
-            if step.any_done:
-                done = step.done
-                self._finished += zip(self._returns[done].tolist(), self._lengths[done].tolist(), strict=True)
-                self._returns[done], self._lengths[done] = 0.0, 0
+            self._vector_steps += 1
+            if step.done is not None:
+                self._end_episodes(step.done)
+
+    def _end_episodes(self, done: np.ndarray) -> None:
+        lengths = self._vector_steps - self._begun[done]
+        self._finished += zip(self._returns[done].tolist(), lengths.tolist(), strict=True)
+        self._returns[done] = 0.0
+        self._begun[done] = self._vector_steps + self._pause
 
     def sample(self) -> Batch:
         return self.replay.sample(self.batch_size)
@@ -146,7 +151,8 @@ class Evaluation:
                 step = environments.step(policy(environments.observations))
                 returns += np.where(running, step.reward, 0.0)
                 lengths += running
-                running &= ~step.done
+                if step.done is not None:
+                    running &= ~step.done
             rounds.append((returns[:counted], lengths[:counted]))
         return Episodes(*map(np.concatenate, zip(*rounds, strict=True)))
 

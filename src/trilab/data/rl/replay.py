@@ -2,7 +2,8 @@
 
 Float observations share one float32 row with the rest of their transition, so that a batch is one `index_select`
 (3 us for 128 transitions of CartPole, where five separate tensors cost 33 us); byte observations have a table of
-their own beside it. Transitions are staged in NumPy and moved to the training device in one piece, before sampling.
+their own beside it. Environments speak NumPy: on the CPU its arrays are views of the tables, elsewhere of a small
+staging area whose rows are moved to the training device in one piece, before sampling.
 """
 
 import math
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from trilab.data.rl.spec import EnvSpec
 
-# Rows staged on the host before they are moved; sampling moves what there is.
+# Rows of the staging area; sampling moves what there is.
 STAGE = 256
 
 
@@ -47,20 +48,26 @@ class ReplayBuffer:
         columns = 3 + (2 * width if self._packed else 0)  # [action | reward | terminated | observation | next]
         self._rows = torch.zeros(capacity, columns, device=self.device)
         self._frames = torch.zeros(0 if self._packed else capacity, 2 * width, dtype=torch.uint8, device=self.device)
-        stage, frame = min(STAGE, capacity), np.float32 if self._packed else np.uint8
-        self._stage_size = stage
-        self._staged_scalars = np.zeros((stage, 3), np.float32)
-        self._staged_observations = np.zeros((stage, *self._shape), frame)
-        self._staged_successors = np.zeros((stage, *self._shape), frame)
-        self._staged = 0
-        self._written = 0
+        # Where `add` writes: the tables themselves, or staging tables of the same columns.
+        self._direct = self.device.type == "cpu"
+        self._area = area = capacity if self._direct else min(STAGE, capacity)
+        self._new_rows = self._rows if self._direct else torch.zeros(area, columns)
+        self._new_frames = self._frames if self._direct else torch.zeros(self._frames[:area].shape, dtype=torch.uint8)
+        rows = self._new_rows.numpy()
+        pairs = rows[:, 3:] if self._packed else self._new_frames.numpy()
+        self._action, self._reward, self._terminated = rows[:, 0], rows[:, 1], rows[:, 2]
+        self._observation = pairs[:, :width].reshape(area, *self._shape)
+        self._successor = pairs[:, width:].reshape(area, *self._shape)
+        assert np.shares_memory(self._successor, pairs)
+        self._cursor = 0  # next row of the area
+        self._added = 0  # transitions ever
         self._generator = torch.Generator(self.device).manual_seed(
             int(np.random.SeedSequence((seed, 1)).generate_state(1)[0])
         )
 
     def __len__(self) -> int:
         """Transitions that can be drawn."""
-        return min(self._written + self._staged, self.capacity)
+        return min(self._added, self.capacity)
 
     def add(
         self,
@@ -71,29 +78,28 @@ class ReplayBuffer:
         terminated: np.ndarray,
     ) -> None:
         """Appends a batch of transitions: arrays whose first axis runs over them, all of one length."""
-        count, stage = len(action), self._stage_size
-        if self._staged + count > stage:
+        count, start = len(action), self._cursor
+        room = self._area - start
+        if count > room:
+            columns = (observation, action, reward, next_observation, terminated)
+            if room:
+                self.add(*(column[:room] for column in columns))
             self._flush()
-            if count > stage:
-                first = (observation[:stage], action[:stage], reward[:stage], next_observation[:stage])
-                self.add(*first, terminated[:stage])
-                rest = (observation[stage:], action[stage:], reward[stage:], next_observation[stage:])
-                return self.add(*rest, terminated[stage:])
-        rows = slice(self._staged, self._staged + count)
-        self._staged_observations[rows] = observation
-        self._staged_successors[rows] = next_observation
-        scalars = self._staged_scalars[rows]
-        scalars[:, 0] = action
-        scalars[:, 1] = reward
-        scalars[:, 2] = terminated
-        self._staged += count
+            self._cursor = 0
+            return self.add(*(column[room:] for column in columns))
+        self._cursor = end = start + count
+        self._added += count
+        self._observation[start:end] = observation
+        self._action[start:end] = action
+        self._reward[start:end] = reward
+        self._successor[start:end] = next_observation
+        self._terminated[start:end] = terminated
         return None
 
     def sample(self, batch_size: int) -> Batch:
         """`batch_size` transitions, each drawn uniformly from those held."""
-        if self._staged:
-            self._flush()
-        held = min(self._written, self.capacity)
+        self._flush()
+        held = min(self._added, self.capacity)
         if not held:
             raise RuntimeError("the replay buffer is empty")
         return self.gather(torch.randint(held, (batch_size,), generator=self._generator, device=self.device))
@@ -103,10 +109,12 @@ class ReplayBuffer:
         rows = self._rows.index_select(0, slots)  # (batch, 3 or 3 + 2 * width)
         width = self._width
         if self._packed:
-            scalars, observation, following = rows.split((3, width, width), 1)
+            scalars, observation, following = rows.split_with_sizes((3, width, width), 1)
         else:
             scalars = rows
-            observation, following = self._frames.index_select(0, slots).split(width, 1)  # (batch, width)
+            observation, following = self._frames.index_select(0, slots).split_with_sizes(
+                (width, width), 1
+            )  # (batch, width)
         if len(self._shape) != 1:
             observation, following = observation.unflatten(1, self._shape), following.unflatten(1, self._shape)
         action, reward, terminated = scalars.unbind(1)
@@ -118,35 +126,33 @@ class ReplayBuffer:
         return {
             "rows": self._rows[:held].clone(),
             "frames": self._frames[:held].clone(),
-            "written": self._written,
+            "added": self._added,
             "generator": self._generator.get_state(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        held = len(state["rows"])
-        wraps = state["written"] > held  # its slots only mean the same in a buffer of the same capacity
-        if held > self.capacity or (wraps and held != self.capacity) or state["rows"].shape[1] != self._rows.shape[1]:
+        held, added = len(state["rows"]), state["added"]
+        wrapped = added > held  # its rows only mean the same in a buffer of the same capacity
+        if held > self.capacity or (wrapped and held != self.capacity) or state["rows"].shape[1] != self._rows.shape[1]:
             raise ValueError(f"a replay of {tuple(state['rows'].shape)} does not fit one of {tuple(self._rows.shape)}")
         self._rows[:held] = state["rows"].to(self.device)
         if not self._packed:
             self._frames[:held] = state["frames"].to(self.device)
-        self._written, self._staged = state["written"], 0
+        self._added = added
+        self._cursor = added % self.capacity if self._direct else 0
         self._generator.set_state(state["generator"].cpu())
 
     def _flush(self) -> None:
-        """Moves the staged transitions to the device, around the end of the tables where need be."""
-        count, start = self._staged, self._written % self.capacity
+        """Moves what is staged to the device, around the end of the tables where need be."""
+        count = self._cursor
+        if self._direct or not count:
+            return
+        start = (self._added - count) % self.capacity
         head = min(count, self.capacity - start)
-        observations = torch.from_numpy(self._staged_observations[:count]).flatten(1)
-        successors = torch.from_numpy(self._staged_successors[:count]).flatten(1)
-        scalars = torch.from_numpy(self._staged_scalars[:count])
-        if self._packed:
-            tables = [(self._rows, torch.cat((scalars, observations, successors), 1))]
-        else:
-            tables = [(self._rows, scalars), (self._frames, torch.cat((observations, successors), 1))]
-        for table, rows in tables:
-            table[start : start + head] = rows[:head]
-            if head < count:
-                table[: count - head] = rows[head:]
-        self._written += count
-        self._staged = 0
+        tables = [(self._rows, self._new_rows)]
+        if not self._packed:
+            tables.append((self._frames, self._new_frames))
+        for table, staged in tables:
+            table.narrow(0, start, head).copy_(staged.narrow(0, 0, head))
+            table.narrow(0, 0, count - head).copy_(staged.narrow(0, head, count - head))
+        self._cursor = 0

@@ -54,8 +54,8 @@ class ImageData(TensorData):
     ) -> None:
         super().__init__(batch_size, eval_batch_size, seed)
         self.validation = validation
-        self.mean = torch.tensor(list(mean)).view(-1, 1, 1)  # (channels, 1, 1)
-        self.std = torch.tensor(list(std)).view(-1, 1, 1)
+        self.mean = torch.tensor(list(mean), dtype=torch.float32).view(-1, 1, 1)  # (channels, 1, 1)
+        self.std = torch.tensor(list(std), dtype=torch.float32).view(-1, 1, 1)
         self._spec: ImageSpec | None = None
 
     def load(self) -> tuple[Images, Images, int]:

@@ -168,10 +168,10 @@ class DQN(Module):
     def _update(
         self, batch: Batch, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler | None
     ) -> tuple[Tensor, Tensor]:
-        """One gradient step; gives its loss and the values it was taken at: (), (batch,)."""
+        """One gradient step; gives its loss and the values it was taken at: (), (batch, 1)."""
         target = self._target(batch)
-        value = self.network(batch.observation).gather(1, batch.action.unsqueeze(1)).squeeze(1).float()  # (batch,)
-        loss = td_loss(value, target, self.loss)
+        value = self.network(batch.observation).gather(1, batch.action.unsqueeze(1)).float()  # (batch, 1)
+        loss = td_loss(value, target.unsqueeze(1), self.loss)
         for group in optimizer.param_groups:  # `zero_grad` would cost 7% of the update, mostly for its profiler hook
             for parameter in group["params"]:
                 parameter.grad = None

@@ -24,6 +24,10 @@ class LinearEpsilon:
         return self.start + (self.end - self.start) * progress / self.fraction
 
 
+# Coins drawn at once, by the generator's one call for all of them.
+BLOCK = 256
+
+
 class EpsilonGreedy:
     """With probability epsilon a random action, else the best one; each environment draws its own coin.
 
@@ -35,16 +39,24 @@ class EpsilonGreedy:
     def __init__(self, num_actions: int, seed: int) -> None:
         self.num_actions = num_actions
         self._generator = np.random.default_rng((seed, 2))
+        self._coins = np.empty((0, 0))  # (BLOCK, num_envs)
+        self._lowest: list[float] = []  # of each row, so that a step on which nobody explores costs next to nothing
+        self._next = 0
 
     def __call__(
         self, observations: np.ndarray, greedy: Callable[[np.ndarray], np.ndarray], epsilon: float
     ) -> np.ndarray:
         count = len(observations)
-        explores = self._generator.random(count) < epsilon
-        exploring = np.count_nonzero(explores)
-        if exploring == 0:
+        row = self._next
+        if row == len(self._lowest) or self._coins.shape[1] != count:
+            self._coins = self._generator.random((BLOCK, count))
+            self._lowest = self._coins.min(1).tolist()
+            row = 0
+        self._next = row + 1
+        if self._lowest[row] >= epsilon:
             return greedy(observations)
+        explores = self._coins[row] < epsilon
         anything = self._generator.integers(self.num_actions, size=count)
-        if exploring == count:  # the network is not asked
+        if explores.all():  # the network is not asked
             return anything
         return np.where(explores, anything, greedy(observations))

@@ -41,8 +41,7 @@ class MLP(nn.Module):
     def __init__(self, spec: EnvSpec, hidden: Sequence[int]) -> None:
         super().__init__()
         widths = [math.prod(spec.observation_shape), *hidden]
-        layers = (nn.Linear(fan_in, fan_out) for fan_in, fan_out in itertools.pairwise(widths))
-        self.body = nn.Sequential(*(part for layer in layers for part in (layer, nn.ReLU())))
+        self.body = nn.ModuleList(nn.Linear(fan_in, fan_out) for fan_in, fan_out in itertools.pairwise(widths))
         self.head = nn.Linear(widths[-1], spec.num_actions)
         self._flat = len(spec.observation_shape) == 1
         self._scale = 1 / 255 if spec.observation_dtype == "uint8" else None
@@ -52,12 +51,15 @@ class MLP(nn.Module):
             observation = observation.flatten(1)
         if self._scale is not None:
             observation = observation * self._scale
-        return self.head(self.body(observation))  # (batch, actions)
+        x = observation
+        for layer in self.body:
+            x = torch.relu_(layer(x))  # (batch, width)
+        return self.head(x)  # (batch, actions)
 
     @property
     def numpy_rows(self) -> int:
         """How many observations at once NumPy takes faster than torch: one costs 6 us against 21, 32 cost 17 and 30."""
-        largest = max(layer.weight.numel() for layer in self._layers())
+        largest = max(parameter.numel() for parameter in self.parameters())
         return min(32, (BLAS_SERIAL - 1) // largest)
 
     def numpy_forward(self) -> NumpyForward | None:
@@ -68,7 +70,8 @@ class MLP(nn.Module):
         """
         if any(p.device.type != "cpu" or p.dtype != torch.float32 for p in self.parameters()):
             return None
-        views = [(layer.weight.detach().numpy().T, layer.bias.detach().numpy()) for layer in self._layers()]
+        linears: list[nn.Linear] = [*self.body, self.head]
+        views = [(layer.weight.detach().numpy().T, layer.bias.detach().numpy()) for layer in linears]
         flat, scale = self._flat, self._scale
 
         def forward(observation: np.ndarray) -> np.ndarray:
@@ -83,6 +86,3 @@ class MLP(nn.Module):
             return x @ weight + bias
 
         return forward
-
-    def _layers(self) -> list[nn.Linear]:
-        return [module for module in (*self.body, self.head) if isinstance(module, nn.Linear)]
