@@ -8,6 +8,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from pathlib import Path
 
 from trilab import __version__
 from trilab.errors import ConfigError, UserError, nearest, say
@@ -42,6 +43,8 @@ examples
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs a command; exits with 0, 1 (it failed), 2 (it was asked for wrongly), 130 or 143 (it was stopped)."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.append(here)  # a user's own models; last, so that they hide no installed package
     try:
         with interruptible():
             sys.exit(_run(arguments))

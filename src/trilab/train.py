@@ -93,9 +93,10 @@ def train(job: Job, output_dir: Path, extra_tags: dict[str, str] | None = None, 
         finally:
             logger.flush()
             run.log_checkpoints(output_dir / "checkpoints")
-        if data.reference:
-            logger.log_metrics(data.reference, step=model.x)
-            logger.flush()
+        if trainer.fast_dev_run:  # Lightning then switches every logger off
+            logger.log_metrics({name: float(value) for name, value in trainer.callback_metrics.items()}, step=model.x)
+        logger.log_metrics(data.reference, step=model.x)
+        logger.flush()
         summary.metrics, summary.reference = dict(logger.latest), dict(data.reference)
         run.log_summary(summary.as_dict())
     return summary

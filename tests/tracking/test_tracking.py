@@ -104,11 +104,15 @@ def test_a_run_ends_with_what_happened(error: BaseException | None, status: str,
 
 def test_a_signal_waits_for_the_end_of_a_write() -> None:
     done: list[str] = []
-    with pytest.raises(Interrupted) as raised, interruptible():
+
+    def write() -> None:
         with shielded():
             os.kill(os.getpid(), signal.SIGTERM)
             done.append("written")
         done.append("not reached")
+
+    with pytest.raises(Interrupted) as raised, interruptible():
+        write()
     assert done == ["written"]
     assert raised.value.exit_code == 143
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
