@@ -19,7 +19,7 @@ class Summary:
     seed: int
     precision: str
     accelerator: str
-    goal: Mapping[str, Any]
+    goal: dict[str, Any]
     run_id: str
     store: str
     metrics: dict[str, float] = field(default_factory=dict)

@@ -61,7 +61,7 @@ def train(job: Job, output_dir: Path, extra_tags: dict[str, str] | None = None, 
             seed=config["seed"],
             precision=precision.name,
             accelerator=f"{device} ({runtime_tags['device.name']})",
-            goal=config["goal"],
+            goal=dict(config["goal"]),
             run_id=run.id,
             store=run.where,
             warnings=[precision.warning] if precision.warning else [],
@@ -72,6 +72,8 @@ def train(job: Job, output_dir: Path, extra_tags: dict[str, str] | None = None, 
         data = build(config["data"])
         data.prepare_data()
         data.setup("fit")
+        if summary.goal["threshold"] is None and data.threshold is not None:
+            summary.goal["threshold"], summary.goal["source"] = data.threshold
         model = build(
             config["model"], spec=data.spec, optimizer=build(config["optimizer"]), schedule=build(config["scheduler"])
         )
@@ -93,7 +95,7 @@ def train(job: Job, output_dir: Path, extra_tags: dict[str, str] | None = None, 
         finally:
             logger.flush()
             run.log_checkpoints(output_dir / "checkpoints")
-        if trainer.fast_dev_run:  # Lightning then switches every logger off
+        if config["trainer"].get("fast_dev_run"):  # Lightning then switches every logger off
             logger.log_metrics({name: float(value) for name, value in trainer.callback_metrics.items()}, step=model.x)
         logger.log_metrics(data.reference, step=model.x)
         logger.flush()

@@ -126,6 +126,11 @@ class TensorData(LightningDataModule):
         """Values of metrics that are known beforehand, to stand beside the result."""
         return {}
 
+    @property
+    def threshold(self) -> tuple[float, str] | None:
+        """The result at which the data's makers call it solved, and who says so; None where nobody does."""
+        return None
+
     def transform(self, batch: Batch) -> Batch:
         """Applied to each batch as a whole, on its device."""
         return batch

@@ -221,24 +221,25 @@ def test_action_spaces_that_start_elsewhere():
     environments.reset(0)
     environments.step(np.array([0, 2]))
     assert taken == [5, 7]
-    assert describe_shifted(environments) == 3
-
-
-def describe_shifted(environments):
-    return int(environments.vector.single_action_space.n)
 
 
 def test_bad_environments_are_refused_in_one_line():
     with pytest.raises(UserError, match="Did you mean 'CartPole-v1'"):
         make_vector("CartPol-v1", 1, "sync")
-    with pytest.raises(UserError, match="'CartPole-v9'"):
+    with pytest.raises(UserError, match="Did you mean 'CartPole-v1'"):
         make_vector("CartPole-v9", 1, "sync")
+    with pytest.raises(UserError, match="no_such_package"):
+        make_vector("no_such_package:Toy-v0", 1, "sync")
     with pytest.raises(UserError, match="Discrete"):
         make_vector("Pendulum-v1", 1, "auto")
     with pytest.raises(UserError, match="Box"):
         make_vector("FrozenLake-v1", 1, "auto")
     with pytest.raises(UserError, match="Tuple"):
         make_vector("Blackjack-v1", 1, "auto")
+
+
+def test_environments_of_other_packages_are_named_with_their_module():
+    make_vector("gymnasium.envs.classic_control:CartPole-v1", 2, "sync").close()
 
 
 def test_spec():

@@ -141,6 +141,12 @@ class GymnasiumData(LightningDataModule):
         """Values of metrics that are known beforehand; none here."""
         return {}
 
+    @property
+    def threshold(self) -> tuple[float, str] | None:
+        """The mean return at which Gymnasium calls the environment solved; None where it does not say."""
+        solved_at = self.spec.reward_threshold
+        return None if solved_at is None else (solved_at, f"Gymnasium's reward_threshold of {self.env_id}")
+
     def setup(self, stage: str) -> None:
         if self._spec is not None:
             return

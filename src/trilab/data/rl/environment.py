@@ -11,7 +11,7 @@ hides a trap for whoever stores transitions (s, a, r, s'):
 `Environments` reads the mode and returns from every step the true s', and which rows are transitions at all.
 """
 
-import logging
+import importlib
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -22,8 +22,6 @@ from gymnasium.vector.utils import batch_space
 
 from trilab.data.rl.spec import EnvSpec
 from trilab.errors import UserError, nearest
-
-log = logging.getLogger(__name__)
 
 Backend = Literal["auto", "native", "sync", "async"]
 
@@ -213,13 +211,17 @@ class Environments:
 
 
 def _registered(env_id: str) -> gym.envs.registration.EnvSpec:
+    module, _, name = env_id.rpartition(":")
     try:
-        if env_id in gym.registry:
-            return gym.registry[env_id]
-        return gym.spec(env_id)
-    except gym.error.Error:
-        close = nearest(env_id, gym.registry)
-        raise UserError(f"Gymnasium knows no environment '{env_id}' (data.env_id).{close}") from None
+        if module:  # "package.module:Name-v0": importing the module registers the environment
+            importlib.import_module(module)
+        return gym.registry[name]
+    except ImportError as error:
+        raise UserError(f"data.env_id={env_id}: importing {module} failed: {error}.") from None
+    except KeyError:
+        versions = [known for known in gym.registry if known.split("-v")[0] == name.split("-v")[0]]
+        hint = nearest(name, versions[-1:] or gym.registry)  # the latest, where only the version is wrong
+        raise UserError(f"data.env_id={env_id}: no such environment.{hint}") from None
 
 
 def _check_spaces(env_id: str, observation: gym.Space, action: gym.Space) -> None:

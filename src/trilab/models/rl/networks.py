@@ -72,17 +72,17 @@ class MLP(nn.Module):
             return None
         linears: list[nn.Linear] = [*self.body, self.head]
         views = [(layer.weight.detach().numpy().T, layer.bias.detach().numpy()) for layer in linears]
-        flat, scale = self._flat, self._scale
+        flat, scale, zero = self._flat, self._scale, np.float32(0)
 
         def forward(observation: np.ndarray) -> np.ndarray:
             x = observation if flat else observation.reshape(len(observation), -1)
             if scale is not None:
                 x = x * np.float32(scale)
             for weight, bias in views[:-1]:
-                x = x @ weight
+                x = x.dot(weight)  # here half a microsecond faster than @
                 x += bias
-                np.maximum(x, 0.0, out=x)
+                np.maximum(x, zero, out=x)
             weight, bias = views[-1]
-            return x @ weight + bias
+            return x.dot(weight) + bias
 
         return forward
