@@ -16,7 +16,7 @@ ARGS ?=
 help:
 	@echo "make train   set up and run the default experiment (ARGS=... for overrides)"
 	@echo "make test    set up and run every check: lint, format, types, tests"
-	@echo "make check   the same, where the environment is there already"
+	@echo "make check   the same, where the environment is there already (pytest alone runs the fast tests)"
 	@echo "make format  mend lint and format"
 	@echo "make clean   remove the environment and what tools cached"
 
@@ -41,7 +41,7 @@ check:
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/pytest
+	$(BIN)/pytest -m ''
 
 format:
 	$(BIN)/ruff check --fix

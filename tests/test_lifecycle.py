@@ -33,7 +33,7 @@ def wait_for(condition: Callable[[], bool], seconds: float = 90) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_a_stopped_run_is_killed_and_keeps_what_it_had(
     signum: int, code: int, workdir: Path, runs: Callable[[], list[Run]]
 ) -> None:
@@ -48,6 +48,16 @@ def test_a_stopped_run_is_killed_and_keeps_what_it_had(
     assert run.info.end_time is not None
     client = MlflowClient(f"sqlite:///{workdir}/mlflow.db")
     assert {item.path for item in client.list_artifacts(run.info.run_id, "checkpoints")} >= {"checkpoints/best.ckpt"}
+
+
+@pytest.mark.slow
+def test_a_stopped_sweep_starts_no_further_run(workdir: Path, runs: Callable[[], list[Run]]) -> None:
+    process = start(workdir, "-m", "seed=1,2,3", *LONG)
+    wait_for(lambda: any("val/return_mean" in run.data.metrics for run in runs()) or process.poll() is not None)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, output
+    assert [run.info.status for run in runs()] == ["KILLED"]
 
 
 @pytest.mark.slow

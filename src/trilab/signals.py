@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as one exception, so that a run ends with its true status and the shell's usual exit code."""
+"""Signals that end a process, as one exception: the run gets its true status, and the shell the usual exit code."""
 
 import os
 import signal
@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-_HANDLED = (signal.SIGINT, signal.SIGTERM)
+# SIGHUP: the terminal was closed. Not on Windows.
+_HANDLED = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
 class Interrupted(BaseException):
@@ -20,7 +21,7 @@ class Interrupted(BaseException):
 
     @property
     def exit_code(self) -> int:
-        """130 for Ctrl-C, 143 for SIGTERM."""
+        """130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP."""
         return 128 + self.signum
 
 
@@ -45,12 +46,16 @@ def _handle(signum: int, frame: FrameType | None) -> None:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Turns SIGINT and SIGTERM into `Interrupted` inside; the old handlers come back at the end."""
+    """Turns the signals into `Interrupted` inside; the old handlers come back at the end.
+
+    A signal that is ignored stays ignored: `nohup` asks for that.
+    """
     global _pending, _stopping
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread may set handlers; a worker's parent has set them
         return
-    before = {signum: signal.signal(signum, _handle) for signum in _HANDLED}
+    heeded = [signum for signum in _HANDLED if signal.getsignal(signum) is not signal.SIG_IGN]
+    before = {signum: signal.signal(signum, _handle) for signum in heeded}
     _pending, _stopping = None, False
     try:
         yield

@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.table import Table
 
-from trilab.console import console
+from trilab.console import program, show
 
 
 @dataclass
@@ -44,9 +44,8 @@ class Summary:
         return {**vars(self), "result": self.result, "goal_reached": self.reached}
 
 
-def show(summary: Summary) -> None:
+def show_summary(summary: Summary) -> None:
     """Prints the table."""
-    out = console()
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     table.add_column(style="bold")
     table.add_column(overflow="fold")
@@ -62,8 +61,7 @@ def show(summary: Summary) -> None:
     table.add_row("in", summary.store)
     for row, command in enumerate(next_commands(summary)):
         table.add_row("" if row else "next", command)
-    out.print()
-    out.print(table)
+    show("", table)
 
 
 def one_line(summary: Summary) -> str:
@@ -73,8 +71,9 @@ def one_line(summary: Summary) -> str:
 
 def next_commands(summary: Summary) -> list[str]:
     """What one would do now."""
-    again = f"trilab train -m experiment={summary.experiment}"
-    return ["trilab ui", f"{again} seed=1,2,3", f"{again} precision=fp32,bf16-mixed"]
+    trilab = program()
+    again = f"{trilab} train -m experiment={summary.experiment}"
+    return [f"{trilab} ui", f"{again} seed=1,2,3", f"{again} precision=fp32,bf16-mixed"]
 
 
 def _result(summary: Summary) -> str:

@@ -1,5 +1,6 @@
 """One run, start to end."""
 
+import shlex
 import time
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,7 @@ def train(job: Job, output_dir: Path, extra_tags: dict[str, str] | None = None, 
         "trilab.config_hash": job.hash,
         "precision.requested": config["precision"]["name"],
         "precision.effective": precision.name,
+        "mlflow.source.name": shlex.join(["trilab", "train", *job.overrides]),
         **runtime_tags,
         **(extra_tags or {}),
     }

@@ -114,5 +114,13 @@ def _epoch(trainer: Trainer) -> str:
 
 
 def _metrics(trainer: Trainer) -> str:
+    """The metric that the best checkpoint is chosen by, now and at its best; where there is none, all of `val/`."""
+    checkpoint = trainer.checkpoint_callback
+    monitor = getattr(checkpoint, "monitor", None)
+    if monitor in trainer.callback_metrics:
+        now = float(trainer.callback_metrics[monitor])
+        before = getattr(checkpoint, "best_model_score", None)  # does not know of this validation yet
+        better = max if getattr(checkpoint, "mode", "min") == "max" else min
+        return f"{monitor} {now:.4g} (best {now if before is None else better(now, float(before)):.4g})"
     shown = {name: value for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
     return "  ".join(f"{name} {float(value):.4g}" for name, value in sorted(shown.items()))

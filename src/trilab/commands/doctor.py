@@ -26,7 +26,7 @@ from trilab.cli import cause
 from trilab.config.catalog import catalog
 from trilab.config.compose import compose, option_alone
 from trilab.config.job import build
-from trilab.console import console
+from trilab.console import program, show
 from trilab.tracking.settings import Tracking, redacted, sqlite_path
 
 Mark = Literal["ok", "absent", "wrong"]
@@ -54,13 +54,11 @@ def main(argv: list[str]) -> int:
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     for finding in findings:
         table.add_row(_SHOWN[finding.mark], finding.what, finding.seen, finding.remedy)
-    out = console()
-    out.print(table)
     failed = [finding.what for finding in findings if finding.mark == "wrong"]
     if failed:
-        out.print(f"\nThe default experiment cannot run here: see {', '.join(failed)}.")
+        show(table, "", f"The default experiment cannot run here: see {', '.join(failed)}.")
         return 1
-    out.print("\nThe default experiment can run here: [bold]trilab train[/bold]")
+    show(table, "", f"The default experiment can run here: {program()} train")
     return 0
 
 

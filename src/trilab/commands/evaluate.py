@@ -13,6 +13,7 @@ The test is a run of its own in the same MLflow experiment; its tag trilab.sourc
 exit code  0 finished, 1 failed, 2 wrong arguments, 130 Ctrl-C, 143 SIGTERM
 """
 
+import shlex
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -37,17 +38,18 @@ def main(argv: list[str]) -> int:
             job, checkpoint, run_id = _checkpoint(Path(value))
         job = apply_overrides(job, [*overrides, "fit=false", "test=true"])
 
-        from trilab.summary import show
+        tags = {"trilab.source_run": run_id, "mlflow.source.name": shlex.join(["trilab", "evaluate", *argv])}
+        from trilab.summary import show_summary
         from trilab.train import train
 
         try:
-            summary = train(job, Path(folder), {"trilab.source_run": run_id, "trilab.command": "evaluate"}, checkpoint)
+            summary = train(job, Path(folder), tags, checkpoint)
         except ConfigError:
             raise
         except Exception as error:
             report(error)
             return 1
-        show(summary)
+        show_summary(summary)
     return 0
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.table import Table
 
 from trilab.config.catalog import GROUPS, catalog
-from trilab.console import console
+from trilab.console import show
 from trilab.errors import ConfigError, nearest
 
 _SHOWN = GROUPS[:5]
@@ -25,7 +25,7 @@ def main(argv: list[str]) -> int:
         table.add_row(f"[bold]{group}[/bold]", "")
         for option in catalog(group, config_dir):
             table.add_row(f"  {group}={option.name}", option.description)
-    console().print(table)
+    show(table)
     return 0
 
 

@@ -34,6 +34,7 @@ from trilab.cli import exit_code, report
 from trilab.config.compose import CONFIG_MODULE, CONFIG_NAME, compose_unchecked
 from trilab.config.job import Job
 from trilab.config.preflight import own, preflight
+from trilab.errors import say
 
 
 def main(argv: list[str]) -> int:
@@ -74,13 +75,15 @@ def _hydra(argv: list[str]) -> int:
 
 def _job(config: DictConfig) -> Any:
     """What Hydra calls for each run; returns the goal's metric, for sweepers that optimise."""
-    from trilab.summary import one_line, show
+    from trilab.summary import one_line, show_summary
     from trilab.train import train
 
     hydra_config = HydraConfig.get()
     sweep = hydra_config.mode == RunMode.MULTIRUN
     job = Job.of(config, dict(hydra_config.runtime.choices), list(hydra_config.overrides.task))
     tags = {"trilab.sweep": Path(hydra_config.sweep.dir).name} if sweep else {}
+    if not sweep:  # Hydra announces those of a sweep; the packages take some seconds to load
+        say(f"{job.choices['experiment']}: {job.name}")
     try:
         summary = train(job, Path(hydra_config.runtime.output_dir), tags)
     except Exception as error:
@@ -91,7 +94,7 @@ def _job(config: DictConfig) -> Any:
     if sweep:
         print(one_line(summary))
     else:
-        show(summary)
+        show_summary(summary)
     return summary.result
 
 

@@ -41,9 +41,9 @@ class Job:
 
     @property
     def name(self) -> str:
-        """A short name for people: model, data, precision and seed."""
+        """A short name for people; what differs within an experiment comes first, for narrow columns."""
         model, data = (self.choices[group].rpartition("/")[2] for group in ("model", "data"))
-        return f"{model} {data} {self.config['precision']['name']} seed={self.config['seed']}"
+        return f"seed={self.config['seed']} {self.config['precision']['name']} {model} {data}"
 
 
 def build(node: Mapping[str, Any], **supplied: Any) -> Any:

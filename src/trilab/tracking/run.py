@@ -110,7 +110,7 @@ def open_run(settings: Tracking, name: str, tags: Mapping[str, str]) -> Iterator
 def _standard_tags() -> dict[str, str]:
     from trilab import __version__
 
-    tags = {"trilab.version": __version__, "mlflow.source.type": "LOCAL", "mlflow.source.name": "trilab"}
+    tags = {"trilab.version": __version__, "mlflow.source.type": "LOCAL"}
     with contextlib.suppress(OSError, KeyError):  # no such user: a container with a bare user id
         tags["mlflow.user"] = getpass.getuser()
     return tags

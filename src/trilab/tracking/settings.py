@@ -16,7 +16,7 @@ class Tracking:
     Args:
         experiment_name: MLflow experiment that the run goes to.
         uri: the store; None for `mlflow.db` in the current folder.
-        run_name: None for one made of model, data, precision and seed.
+        run_name: None for one made of seed, precision, model and data.
         tags: the user's own tags.
         system_metrics: log the use of processor, memory, disk, network and GPU.
         system_metrics_interval_s: seconds between two samples of them.
