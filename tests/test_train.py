@@ -217,6 +217,15 @@ def test_evaluate_refuses_in_one_line(
     assert said in line
 
 
+def test_a_checkpoint_of_another_network_is_one_line(runs: Runs, capfd: pytest.CaptureFixture[str]) -> None:
+    assert trilab("train", *small("vision/mnist_cnn"), "model.network.hidden=16") == 0
+    capfd.readouterr()
+    assert trilab("evaluate", f"run={runs()[0].info.run_id}", "model.network.hidden=32") == 1
+    [line] = capfd.readouterr().err.splitlines()
+    assert "The checkpoint does not fit the model" in line
+    assert [run.info.status for run in runs()] == ["FINISHED", "FAILED"]
+
+
 def test_evaluate_checks_its_overrides(runs: Runs, capfd: pytest.CaptureFixture[str]) -> None:
     assert trilab("train", *small("vision/mnist_cnn")) == 0
     [trained] = runs()

@@ -40,7 +40,8 @@ def test_the_wheel_holds_every_module_and_configuration(wheel: Path) -> None:
         f"trilab/{path.relative_to(ROOT / 'src' / 'trilab')}" for path in (ROOT / "src" / "trilab").rglob("*.py")
     }
     configs = {f"trilab_conf/{path.relative_to(ROOT / 'conf')}" for path in (ROOT / "conf").rglob("*.yaml")}
-    assert modules | configs | {"trilab_experiments/__init__.py", "trilab/py.typed"} <= packed
+    others = {"trilab_experiments/README.md", "trilab/py.typed", "hydra_plugins/trilab_sweepers/__init__.py"}
+    assert modules | configs | others <= packed
     assert not [name for name in packed if name.startswith(("tests", "data", "conf/", "src"))]
 
 
@@ -71,6 +72,8 @@ def test_the_wheel_runs_in_a_clean_environment(wheel: Path, tmp_path: Path) -> N
     small = ["trainer.max_epochs=1", "trainer.limit_train_batches=3", "data.learning_starts=100", "data.val_episodes=2"]
     shown = run(str(home / "bin" / "trilab"), "train", *small)
     assert "test/return_mean" in shown
+    shown = run(str(home / "bin" / "trilab"), "train", "-m", "seed=1,2", *small)  # the sweeper is a plugin of its own
+    assert shown.count("test/return_mean") == 2
     assert (folder / "mlflow.db").is_file()
     assert (folder / "mlartifacts").is_dir()
     assert "experiment=rl/double_dqn_cartpole" in run(str(home / "bin" / "trilab"), "list")

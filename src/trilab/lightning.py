@@ -1,6 +1,7 @@
 """Where trilab meets Lightning: a Trainer made from the configuration and the parts that trilab supplies."""
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from pytorch_lightning.plugins.precision import Precision as PrecisionPlugin
 from trilab.callbacks.identity import Identity
 from trilab.callbacks.throughput import Throughput
 from trilab.config.job import Job, build
+from trilab.errors import UserError
 from trilab.models.module import Module
 from trilab.runtime import DeviceType
 
@@ -25,7 +27,7 @@ def callbacks_of(configured: Mapping[str, Any] | None, job: Job, run_id: str, st
     for callback in callbacks:
         if isinstance(callback, Throughput):
             callback.started = started
-    return [*callbacks, Identity(job, run_id)]
+    return [*callbacks, Identity(job.config, job.choices, run_id)]
 
 
 def make_trainer(
@@ -61,6 +63,25 @@ def make_trainer(
 def best_checkpoint(trainer: pl.Trainer) -> str:
     """Path of the best checkpoint; empty where none was written."""
     return str(getattr(trainer.checkpoint_callback, "best_model_path", ""))
+
+
+@contextlib.contextmanager
+def fitting_checkpoint() -> Iterator[None]:
+    """Says in one line where a checkpoint's weights are not those of the model as it is configured.
+
+    Raises:
+        UserError: in place of torch's error.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if "loading state_dict" not in str(error):
+            raise
+        first = str(error).splitlines()[1].strip()
+        raise UserError(
+            f"The checkpoint does not fit the model as it is configured: {first} Was it trained on other data, or by "
+            "a model of other sizes?"
+        ) from error
 
 
 def weights_of(checkpoint: str | Path | None) -> dict[str, Any]:

@@ -33,7 +33,14 @@ def train(job: Job, output_dir: Path, extra_tags: dict[str, str] | None = None, 
     settings: Tracking = build(config["tracking"])
     with fast_imports():
         runtime_tags = accelerator.prepare()
-        from trilab.lightning import best_checkpoint, callbacks_of, make_trainer, seed_everything, weights_of
+        from trilab.lightning import (
+            best_checkpoint,
+            callbacks_of,
+            fitting_checkpoint,
+            make_trainer,
+            seed_everything,
+            weights_of,
+        )
         from trilab.summary import Summary
         from trilab.tracking.logger import MlflowLogger
         from trilab.tracking.run import open_run
@@ -49,12 +56,12 @@ def train(job: Job, output_dir: Path, extra_tags: dict[str, str] | None = None, 
         "trilab.config_hash": job.hash,
         "precision.requested": config["precision"]["name"],
         "precision.effective": precision.name,
-        "mlflow.source.name": shlex.join(["trilab", "train", *job.overrides]),
+        "mlflow.source.name": shlex.join(["trilab", "train", *job.public.overrides]),
         **runtime_tags,
         **(extra_tags or {}),
     }
     with open_run(settings, settings.run_name or job.name, tags) as run:
-        run.log_config(config, job.overrides)
+        run.log_config(job.public.config, job.public.overrides)
         run.log_provenance()
         summary = Summary(
             experiment=job.choices["experiment"],
@@ -84,7 +91,7 @@ def train(job: Job, output_dir: Path, extra_tags: dict[str, str] | None = None, 
 
         # The trainer: the same for every field.
         logger = MlflowLogger(run.client, run.id, output_dir, settings.flush_s)
-        callbacks = callbacks_of(config["callbacks"], job, run.id, started)
+        callbacks = callbacks_of(config["callbacks"], job.public, run.id, started)
         trainer = make_trainer(config["trainer"], model, device, precision.plugin, logger, callbacks, output_dir)
 
         # Fit, and test the best checkpoint.
@@ -93,7 +100,8 @@ def train(job: Job, output_dir: Path, extra_tags: dict[str, str] | None = None, 
                 trainer.fit(model, datamodule=data, **weights_of(checkpoint))
             if config["test"]:
                 weights = best_checkpoint(trainer) or checkpoint
-                trainer.test(model, datamodule=data, verbose=False, **weights_of(weights))
+                with fitting_checkpoint():
+                    trainer.test(model, datamodule=data, verbose=False, **weights_of(weights))
         finally:
             logger.flush()
             run.log_checkpoints(output_dir / "checkpoints")

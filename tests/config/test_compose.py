@@ -72,7 +72,12 @@ WRONG = [
     (["model=rl/dqnn"], "model=rl/dqnn: no such option. Did you mean 'rl/dqn'?"),
     (["model=dqn"], "model=dqn: no such option. Did you mean 'rl/dqn'?"),
     (["experiment=rl/double_dqn_cartpol"], "Did you mean 'rl/double_dqn_cartpole'?"),
-    (["precision=float32"], "Allowed: 16-mixed, bf16-mixed, fp32."),
+    (["precision=float32"], "Did you mean 'fp32'? Allowed: 16-mixed, bf16-mixed, fp32."),
+    (["precision=bf16"], "Did you mean 'bf16-mixed'?"),
+    (["accelerator=gpu"], "Did you mean 'cuda'?"),
+    (["data.env_id=CartPol-v1"], "data.env_id=CartPol-v1: no such environment. Did you mean 'CartPole-v1'?"),
+    (["data.learning_starts=100000"], "learning would never start."),
+    (["data.batch_size=60000"], "the replay would never hold enough."),
     (["optimizer.lrr=1"], "optimizer.lrr: no such key. Did you mean 'lr'? Allowed in optimizer: betas,"),
     (["model.epsilon.strat=1"], "model.epsilon.strat: no such key. Did you mean 'start'?"),
     (["optimizer.lr.x=1"], "optimizer.lr.x: no such key."),
@@ -145,6 +150,13 @@ def test_a_users_folder_adds_options(tmp_path: Path) -> None:
     assert "mine" in [option.name for option in catalog("experiment", tmp_path)]
     with pytest.raises(ConfigError, match="no such folder"):
         compose([], tmp_path / "nowhere")
+
+
+def test_a_stores_password_is_in_nothing_that_is_kept() -> None:
+    overrides = ["tracking.uri=http://me:secret@host:5000"]
+    job = Job.of(compose(overrides), {}, overrides).public
+    assert "secret" not in f"{job.config} {job.overrides}"
+    assert "http://***@host:5000" in f"{job.config} {job.overrides}"
 
 
 def test_the_hash_names_what_is_computed() -> None:

@@ -19,8 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from trilab.cli import report
+from trilab.config.job import Job
 from trilab.config.stored import apply_overrides
 from trilab.errors import ConfigError, nearest
+from trilab.tracking.settings import redacted
 
 _SOURCES = ("run", "checkpoint")
 
@@ -33,12 +35,13 @@ def main(argv: list[str]) -> int:
             # Only the overrides can say which store to look in; they are applied to the configuration found there.
             from trilab.tracking.lookup import fetch_run
 
-            job, checkpoint, run_id = fetch_run(value, overrides, Path(folder))
+            config, choices, checkpoint = fetch_run(value, overrides, Path(folder))
+            run_id = value
         else:
-            job, checkpoint, run_id = _checkpoint(Path(value))
-        job = apply_overrides(job, [*overrides, "fit=false", "test=true"])
+            config, choices, checkpoint, run_id = _checkpoint(Path(value))
+        job = apply_overrides(Job(config, choices), [*overrides, "fit=false", "test=true"])
 
-        tags = {"trilab.source_run": run_id, "mlflow.source.name": shlex.join(["trilab", "evaluate", *argv])}
+        tags = {"trilab.source_run": run_id, "mlflow.source.name": redacted(shlex.join(["trilab", "evaluate", *argv]))}
         from trilab.summary import show_summary
         from trilab.train import train
 
@@ -63,8 +66,7 @@ def _arguments(argv: list[str]) -> tuple[str, str, list[str]]:
     return source, value, [argument for argument in argv if argument.partition("=")[0] not in _SOURCES]
 
 
-def _checkpoint(path: Path) -> tuple[Any, Path, str]:
-    from trilab.config.job import Job
+def _checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, str], Path, str]:
     from trilab.runtime import prepare_imports
 
     if not path.is_file():
@@ -82,4 +84,4 @@ def _checkpoint(path: Path) -> tuple[Any, Path, str]:
         identity = content[KEY]
     except (KeyError, RuntimeError, pickle.UnpicklingError, zipfile.BadZipFile, EOFError, TypeError, ValueError):
         raise ConfigError(f"checkpoint={path}: not a checkpoint of trilab.") from None
-    return Job(identity["config"], identity["choices"]), path.absolute(), identity["run_id"]
+    return identity["config"], identity["choices"], path.absolute(), identity["run_id"]

@@ -34,7 +34,6 @@ from trilab.cli import exit_code, report
 from trilab.config.compose import CONFIG_MODULE, CONFIG_NAME, compose_unchecked
 from trilab.config.job import Job
 from trilab.config.preflight import own, preflight
-from trilab.errors import say
 
 
 def main(argv: list[str]) -> int:
@@ -83,7 +82,7 @@ def _job(config: DictConfig) -> Any:
     job = Job.of(config, dict(hydra_config.runtime.choices), list(hydra_config.overrides.task))
     tags = {"trilab.sweep": Path(hydra_config.sweep.dir).name} if sweep else {}
     if not sweep:  # Hydra announces those of a sweep; the packages take some seconds to load
-        say(f"{job.choices['experiment']}: {job.name}")
+        print(f"{job.choices['experiment']} · {job.name}", file=sys.stderr)
     try:
         summary = train(job, Path(hydra_config.runtime.output_dir), tags)
     except Exception as error:

@@ -1,5 +1,6 @@
 """Checks a composed configuration against the signatures of everything it names. Imports neither torch nor MLflow."""
 
+import importlib
 import json
 import types
 from collections.abc import Mapping
@@ -12,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError
 
-from trilab.config.signatures import UnknownTarget, signature
+from trilab.config.signatures import UnknownTarget, find_module, signature
 from trilab.errors import ConfigError, nearest
 from trilab.ranges import NonNegativeInt
 
@@ -77,6 +78,8 @@ def _target(path: str, node: dict[str, Any]) -> None:
         hint = nearest(error.missing.rpartition(".")[2], error.siblings)
         raise ConfigError(f"{path}._target_={target}: there is no {error.missing}.{hint}") from None
     supplied = SUPPLIED | (_SUPPLIED_TO_TRAINER if path == "trainer" else frozenset())
+    if node.get("_partial_"):  # what it needs and cannot do without comes from the program: an optimiser's params
+        supplied |= set(sig.parameters) - sig.defaults - set(node)
     allowed = set(sig.parameters) - supplied
     given = {key: value for key, value in node.items() if key not in _HYDRA_KEYS}
     if set(given) & set(sig.parameters) & supplied:
@@ -89,6 +92,17 @@ def _target(path: str, node: dict[str, Any]) -> None:
             _value(f"{path}.{key}", value, sig.parameters[key])
         else:
             _node(f"{path}.{key}", value)
+    _together(target, given)
+
+
+def _together(target: str, values: dict[str, Any]) -> None:
+    """Checks what values must fulfil together: by the module `checks` beside the target's own, where there is one."""
+    module, _, name = target.rpartition(".")
+    beside = f"{module.rpartition('.')[0]}.checks"
+    if find_module(beside) is not None:
+        rule = importlib.import_module(beside).CHECKS.get(name)
+        if rule is not None:
+            rule(values)
 
 
 def _is_nested(value: Any) -> bool:

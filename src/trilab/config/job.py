@@ -9,6 +9,8 @@ from typing import Any
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from trilab.tracking.settings import redacted
+
 #: Parts that say where a run is kept, not what it computes.
 _NOT_HASHED = ("tracking", "paths")
 
@@ -38,6 +40,14 @@ class Job:
         """Twelve hexadecimal digits that are equal for runs that compute the same."""
         what = {key: value for key, value in self.config.items() if key not in _NOT_HASHED}
         return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:12]
+
+    @property
+    def public(self) -> "Job":
+        """The job without the passwords that its store's URI may hold: what is logged and put into checkpoints."""
+        tracking = {**self.config["tracking"]}
+        if tracking.get("uri"):
+            tracking["uri"] = redacted(tracking["uri"])
+        return Job({**self.config, "tracking": tracking}, self.choices, [redacted(text) for text in self.overrides])
 
     @property
     def name(self) -> str:

@@ -122,7 +122,7 @@ def _tree(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"))
 
 
-def _module(name: str) -> _Module | None:
+def find_module(name: str) -> _Module | None:
     """The module of that dotted name, found without importing any parent package."""
     top, *rest = name.split(".")
     try:
@@ -146,11 +146,11 @@ def _locate(target: str) -> tuple[_Module, str]:
     parts = target.split(".")
     if len(parts) < 2 or not all(part.isidentifier() for part in parts):
         raise UnknownTarget(target, target, [])
-    module = _module(".".join(parts[:-1]))
+    module = find_module(".".join(parts[:-1]))
     if module is None:
         for end in range(1, len(parts)):
-            if _module(".".join(parts[:end])) is None:
-                parent = _module(".".join(parts[: end - 1])) if end > 1 else None
+            if find_module(".".join(parts[:end])) is None:
+                parent = find_module(".".join(parts[: end - 1])) if end > 1 else None
                 raise UnknownTarget(target, ".".join(parts[:end]), _submodules(parent) if parent else [])
     assert module is not None
     return module, parts[-1]
@@ -174,7 +174,7 @@ def _definition(module: _Module, name: str, target: str) -> tuple[ast.ClassDef |
         if isinstance(node, ast.ImportFrom):
             for alias in node.names:
                 if (alias.asname or alias.name) == name:
-                    source = _module(_absolute(node, module))
+                    source = find_module(_absolute(node, module))
                     if source is not None:
                         return _definition(source, alias.name, target)
     names = [n.name for n in _tree(module.path).body if isinstance(n, ast.ClassDef | ast.FunctionDef)]

@@ -2,11 +2,11 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import yaml
 from mlflow.exceptions import MlflowException
 
-from trilab.config.job import Job
 from trilab.errors import ConfigError, UserError
 from trilab.tracking.settings import redacted, sqlite_path, store_uri
 from trilab.tracking.store import MlflowClient
@@ -14,8 +14,8 @@ from trilab.tracking.store import MlflowClient
 _GROUPS = ("experiment", "model", "data")
 
 
-def fetch_run(run_id: str, overrides: list[str], folder: Path) -> tuple[Job, Path, str]:
-    """The job of a run, and its best checkpoint in `folder`.
+def fetch_run(run_id: str, overrides: list[str], folder: Path) -> tuple[dict[str, Any], dict[str, str], Path]:
+    """The configuration of a run, the options it chose, and its best checkpoint in `folder`.
 
     Args:
         run_id: MLflow's id.
@@ -49,4 +49,4 @@ def fetch_run(run_id: str, overrides: list[str], folder: Path) -> tuple[Job, Pat
     config = yaml.safe_load(Path(client.download_artifacts(run_id, "config.yaml", str(folder))).read_text())
     config["tracking"]["uri"] = uri
     checkpoint = Path(client.download_artifacts(run_id, name, str(folder)))
-    return Job(config, {group: run.data.tags[f"trilab.{group}"] for group in _GROUPS}), checkpoint, run_id
+    return config, {group: run.data.tags[f"trilab.{group}"] for group in _GROUPS}, checkpoint

@@ -10,11 +10,12 @@ from typing import Any, Generic, Literal, TypeVar
 import torch
 from pytorch_lightning import LightningDataModule
 
+from trilab.data.rl.checks import check_gymnasium_data
 from trilab.data.rl.environment import Environments, describe, has_time_limit, make_vector, resolve_backend
-from trilab.data.rl.experience import FIRST_TRAINING_SEED, Evaluation, Experience
+from trilab.data.rl.experience import Evaluation, Experience
 from trilab.data.rl.replay import ReplayBuffer
 from trilab.data.rl.spec import EnvSpec
-from trilab.errors import ConfigError, UserError
+from trilab.errors import UserError
 from trilab.ranges import NonNegativeInt, PositiveInt
 
 T = TypeVar("T")
@@ -93,42 +94,12 @@ class GymnasiumData(LightningDataModule):
         self.test_episodes = test_episodes
         self.test_seed = test_seed
         self.seed = seed
-        self._check()
+        check_gymnasium_data(vars(self))
         self._spec: EnvSpec | None = None
         self._experience: Experience | None = None
         self._evaluations: dict[str, Evaluation] = {}
         self._restored_env_steps = 0  # where a training starts that goes on from a checkpoint
         self._last_env_steps = 0
-
-    def _check(self) -> None:
-        if self.learning_starts >= self.total_env_steps:
-            raise ConfigError(
-                f"data.learning_starts={self.learning_starts} is not below data.total_env_steps="
-                f"{self.total_env_steps}: learning would never start."
-            )
-        for name in ("learning_starts", "batch_size"):
-            if getattr(self, name) > self.replay_capacity:
-                raise ConfigError(
-                    f"data.{name}={getattr(self, name)} is above data.replay_capacity={self.replay_capacity}: "
-                    "the replay would never hold enough."
-                )
-        if self.env_steps_per_iteration < self.num_envs:
-            raise ConfigError(
-                f"data.env_steps_per_iteration={self.env_steps_per_iteration} is below data.num_envs={self.num_envs}: "
-                "one step of all environments has to fit in."
-            )
-        if self.env_steps_per_epoch % self.env_steps_per_iteration:
-            raise ConfigError(
-                f"data.env_steps_per_epoch={self.env_steps_per_epoch} must be a multiple of "
-                f"data.env_steps_per_iteration={self.env_steps_per_iteration}."
-            )
-        val = range(self.val_seed, self.val_seed + self.val_episodes)
-        test = range(self.test_seed, self.test_seed + self.test_episodes)
-        if max(val.start, test.start) < min(val.stop, test.stop) or max(val.stop, test.stop) > FIRST_TRAINING_SEED:
-            raise ConfigError(
-                f"validation plays the seeds {val.start}..{val.stop - 1}, test {test.start}..{test.stop - 1}: "
-                f"they must not overlap, nor reach {FIRST_TRAINING_SEED}, where training begins."
-            )
 
     @property
     def spec(self) -> EnvSpec:

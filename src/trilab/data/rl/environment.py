@@ -21,7 +21,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from trilab.data.rl.spec import EnvSpec
-from trilab.errors import UserError, nearest
+from trilab.errors import ConfigError, UserError, nearest
 
 Backend = Literal["auto", "native", "sync", "async"]
 
@@ -89,7 +89,7 @@ class SerialVectorEnv(VectorEnv):
 
 def resolve_backend(env_id: str, num_envs: int, backend: Backend) -> Backend:
     """What `auto` stands for: the environment's own vectorised code where there is some and it is the faster."""
-    spec = _registered(env_id)
+    spec = registered(env_id)
     if backend == "native" and spec.vector_entry_point is None:
         raise UserError(
             f"{env_id} has no vectorised implementation of its own: set data.backend to auto, sync or async."
@@ -130,12 +130,12 @@ def describe(env_id: str, vector: VectorEnv) -> EnvSpec:
         observation_shape=tuple(box.shape),
         observation_dtype="uint8" if box.dtype == np.uint8 else "float32",
         num_actions=int(vector.single_action_space.n),
-        reward_threshold=_registered(env_id).reward_threshold,
+        reward_threshold=registered(env_id).reward_threshold,
     )
 
 
 def has_time_limit(env_id: str) -> bool:
-    return _registered(env_id).max_episode_steps is not None
+    return registered(env_id).max_episode_steps is not None
 
 
 class Step(NamedTuple):
@@ -210,18 +210,23 @@ class Environments:
         self.vector.close()
 
 
-def _registered(env_id: str) -> gym.envs.registration.EnvSpec:
+def registered(env_id: str) -> gym.envs.registration.EnvSpec:
+    """Gymnasium's own entry for an environment id.
+
+    Raises:
+        ConfigError: there is none.
+    """
     module, _, name = env_id.rpartition(":")
     try:
         if module:  # "package.module:Name-v0": importing the module registers the environment
             importlib.import_module(module)
         return gym.registry[name]
     except ImportError as error:
-        raise UserError(f"data.env_id={env_id}: importing {module} failed: {error}.") from None
+        raise ConfigError(f"data.env_id={env_id}: importing {module} failed: {error}.") from None
     except KeyError:
         versions = [known for known in gym.registry if known.split("-v")[0] == name.split("-v")[0]]
         hint = nearest(name, versions[-1:] or gym.registry)  # the latest, where only the version is wrong
-        raise UserError(f"data.env_id={env_id}: no such environment.{hint}") from None
+        raise ConfigError(f"data.env_id={env_id}: no such environment.{hint}") from None
 
 
 def _check_spaces(env_id: str, observation: gym.Space, action: gym.Space) -> None:

@@ -8,12 +8,10 @@ from gymnasium.vector import AutoresetMode
 
 from trilab.data.rl.environment import Environments
 from trilab.data.rl.replay import Batch, ReplayBuffer
+from trilab.data.rl.spec import FIRST_TRAINING_SEED
 
 #: Acts on the whole batch of environments: observations (num_envs, *shape) -> actions (num_envs,) int64.
 Policy = Callable[[np.ndarray], np.ndarray]
-
-# Training environments draw their seeds from here up, evaluation below: no episode is ever seen in both.
-FIRST_TRAINING_SEED = 2**30
 
 
 class Episodes(NamedTuple):

@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+#: Training environments draw their seeds from here up, evaluation below: no episode is ever seen in both.
+FIRST_TRAINING_SEED = 2**30
+
 
 @dataclass(frozen=True)
 class EnvSpec:
