@@ -14,6 +14,8 @@ import pytest
 
 from trilab import __version__
 from trilab.cli import COMMANDS, main
+from trilab.commands.train import parse
+from trilab.errors import ConfigError
 
 
 def trilab(*arguments: str) -> int:
@@ -37,6 +39,15 @@ def test_version_and_wrong_commands(capsys: pytest.CaptureFixture[str]) -> None:
     assert trilab("trian") == 2
     assert "Did you mean 'train'?" in capsys.readouterr().err
     assert trilab() == 2
+
+
+def test_flags_may_stand_anywhere() -> None:
+    flags, ordered = parse(["seed=1,2", "-m", "~callbacks.progress", "--config-dir", "here", "x=1"])
+    assert flags.multirun
+    assert flags.config_dir == "here"
+    assert ordered == ["-m", "--config-dir", "here", "seed=1,2", "~callbacks.progress", "x=1"]
+    with pytest.raises(ConfigError, match="unrecognized arguments: --nonsense"):
+        parse(["--nonsense", "seed=1"])
 
 
 def test_list_names_everything_with_a_line_each(capsys: pytest.CaptureFixture[str]) -> None:

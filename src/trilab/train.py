@@ -1,5 +1,6 @@
 """One run, start to end."""
 
+import contextlib
 import shlex
 import time
 from pathlib import Path
@@ -81,8 +82,9 @@ def train(job: Job, output_dir: Path, extra_tags: dict[str, str] | None = None, 
         data = build(config["data"])
         data.prepare_data()
         data.setup("fit")
-        if summary.goal["threshold"] is None and data.threshold is not None:
-            summary.goal["threshold"], summary.goal["source"] = data.threshold
+        solved_at = getattr(data, "threshold", None)
+        if summary.goal["threshold"] is None and solved_at is not None:
+            summary.goal["threshold"], summary.goal["source"] = solved_at
         model = build(
             config["model"], spec=data.spec, optimizer=build(config["optimizer"]), schedule=build(config["scheduler"])
         )
@@ -102,14 +104,18 @@ def train(job: Job, output_dir: Path, extra_tags: dict[str, str] | None = None, 
                 weights = best_checkpoint(trainer) or checkpoint
                 with fitting_checkpoint():
                     trainer.test(model, datamodule=data, verbose=False, **weights_of(weights))
-        finally:
-            logger.flush()
-            run.log_checkpoints(output_dir / "checkpoints")
+        except BaseException:
+            with contextlib.suppress(Exception):  # what ended the run is the error to report
+                logger.flush()
+                run.log_checkpoints(output_dir / "checkpoints")
+            raise
+        run.log_checkpoints(output_dir / "checkpoints")
         if config["trainer"].get("fast_dev_run"):  # Lightning then switches every logger off
             logger.log_metrics({name: float(value) for name, value in trainer.callback_metrics.items()}, step=model.x)
-        logger.log_metrics(data.reference, step=model.x)
+        summary.reference = dict(getattr(data, "reference", {}))
+        logger.log_metrics(summary.reference, step=model.x)
         logger.flush()
-        summary.metrics, summary.reference = dict(logger.latest), dict(data.reference)
+        summary.metrics = dict(logger.latest)
         run.log_summary(summary.as_dict())
     return summary
 

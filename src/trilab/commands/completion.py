@@ -12,27 +12,27 @@ import hydra
 from trilab.config.catalog import GROUPS, catalog
 from trilab.config.compose import CONFIG_MODULE, CONFIG_NAME
 
-_LINES = ("COMP_LINE", "COMP_WORDS")
+#: Where the functions that Hydra installs in a shell put the line typed so far.
+_LINE = "COMP_LINE"
 
 
 def complete(arguments: list[str], commands: list[str]) -> int:
     """Answers `-sc install=SHELL`, `-sc uninstall=SHELL` and the queries that the installed function makes."""
-    variable = next((name for name in _LINES if name in os.environ), None)
-    if variable is None or not any(argument.startswith("query=") for argument in arguments):
+    if _LINE not in os.environ or not any(argument.startswith("query=") for argument in arguments):
         _hydra([argument for argument in arguments if argument not in commands])
         return 0
-    line = os.environ[variable]
+    line = os.environ[_LINE]
     words = line.split()
     word = "" if line.endswith(" ") else words[-1]
     if len(words) <= 1 or (len(words) == 2 and word):
-        print(" ".join(command for command in commands if command.startswith(word if len(words) == 2 else "")))
+        print("\n".join(command for command in commands if command.startswith(word if len(words) == 2 else "")))
         return 0
     group, equals, _ = word.lstrip("+~").partition("=")
     if equals and group in GROUPS:
         matches = [f"{group}={option.name}" for option in catalog(group)]
-        print(" ".join(match for match in matches if match.startswith(word)))
+        print("\n".join(match for match in matches if match.startswith(word)))
         return 0
-    os.environ[variable] = line.replace(f" {words[1]}", "", 1)
+    os.environ[_LINE] = line.replace(f" {words[1]}", "", 1)
     _hydra([argument for argument in arguments if argument not in commands])
     return 0
 

@@ -19,10 +19,11 @@ flags (Hydra's; all of them work)
 exit code  0 finished, 1 failed, 2 wrong configuration, 130 Ctrl-C, 143 SIGTERM
 """
 
+import argparse
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import hydra
 from hydra._internal.utils import get_args_parser
@@ -34,11 +35,12 @@ from trilab.cli import exit_code, report
 from trilab.config.compose import CONFIG_MODULE, CONFIG_NAME, compose_unchecked
 from trilab.config.job import Job
 from trilab.config.preflight import own, preflight
+from trilab.errors import ConfigError
 
 
 def main(argv: list[str]) -> int:
     """Checks everything that will run, then hands over to Hydra."""
-    flags = get_args_parser().parse_args(argv)
+    flags, argv = parse(argv)
     if flags.shell_completion:
         from trilab.cli import COMMANDS
         from trilab.commands.completion import complete
@@ -49,6 +51,26 @@ def main(argv: list[str]) -> int:
     elif not flags.hydra_help:
         preflight(flags.overrides, flags.config_dir, flags.multirun)
     return _hydra(argv)
+
+
+def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Hydra's flags, and the arguments in the order that its own parser takes: flags before overrides.
+
+    Raises:
+        ConfigError: no such flag.
+    """
+    parser = get_args_parser()
+    # argparse's own prints the usage over ten lines.
+    parser.error = _refuse  # type: ignore[method-assign]
+    flags = parser.parse_intermixed_args(argv)
+    first = list(argv)
+    for override in flags.overrides:
+        first.remove(override)
+    return flags, [*first, *flags.overrides]
+
+
+def _refuse(message: str) -> NoReturn:
+    raise ConfigError(f"{message}. See: trilab train --help")
 
 
 def _hydra(argv: list[str]) -> int:
