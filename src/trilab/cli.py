@@ -4,6 +4,7 @@ Each command lives in `trilab.commands`; here they are only named, so that help 
 """
 
 import importlib
+import io
 import os
 import sys
 import traceback
@@ -43,6 +44,9 @@ examples
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs a command; exits with 0, 1 (it failed), 2 (it was asked for wrongly), 130 or 143 (it was stopped)."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without Unicode gets question marks, not an error
     if (here := str(Path.cwd())) not in sys.path:
         sys.path.append(here)  # a user's own models; last, so that they hide no installed package
     try:

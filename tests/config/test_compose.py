@@ -105,6 +105,10 @@ WRONG = [
     (["seed=1,2"], "several values make a sweep. Add -m"),
     (["accelerator=cuda:0"], "accelerator=cuda:0: no such option. Did you mean 'cuda'?"),
     (["optimizer=null"], "optimizer=null: no such option."),
+    (["+trainer.enable_progress_bar=true"], "set by trilab itself; use callbacks.progress instead."),
+    (["trainer.devices=2"], "trainer.devices=2: expected 1."),
+    (["hydra/launcher=jobli"], "hydra/launcher=jobli: no such option. "),
+    (["hydra.verbos=1"], "hydra.verbos: no such key. Did you mean 'verbose'?"),
 ]
 
 

@@ -34,7 +34,7 @@ from omegaconf import DictConfig
 from trilab.cli import exit_code, report
 from trilab.config.compose import CONFIG_MODULE, CONFIG_NAME, compose_unchecked
 from trilab.config.job import Job
-from trilab.config.preflight import own, preflight
+from trilab.config.preflight import preflight
 from trilab.errors import ConfigError
 
 
@@ -47,7 +47,7 @@ def main(argv: list[str]) -> int:
 
         return complete(argv, list(COMMANDS))
     if flags.cfg or flags.info:
-        compose_unchecked(own(flags.overrides), flags.config_dir)  # for the one-line errors
+        compose_unchecked(flags.overrides, flags.config_dir)  # for the one-line errors
     elif not flags.hydra_help:
         preflight(flags.overrides, flags.config_dir, flags.multirun)
     return _hydra(argv)

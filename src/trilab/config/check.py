@@ -30,7 +30,17 @@ _GROUPS = ("data", "model", "optimizer", "scheduler", "trainer", "callbacks", "a
 
 #: Arguments that train.py supplies; a configuration may not.
 SUPPLIED = frozenset({"spec", "optimizer", "schedule", "goal"})
-_SUPPLIED_TO_TRAINER = frozenset({"accelerator", "precision", "logger", "callbacks", "plugins"})
+#: The same of the Trainer, and where a user sets it instead.
+_SUPPLIED_TO_TRAINER = {
+    "accelerator": "the group accelerator=",
+    "precision": "the group precision=",
+    "plugins": "the group precision=",
+    "logger": "tracking.*",
+    "callbacks": "the group callbacks=",
+    "enable_checkpointing": "callbacks.checkpoint",
+    "enable_progress_bar": "callbacks.progress",
+    "default_root_dir": "paths.outputs",
+}
 _HYDRA_KEYS = frozenset({"_target_", "_partial_", "_recursive_", "_convert_", "_args_"})
 
 
@@ -77,14 +87,15 @@ def _target(path: str, node: dict[str, Any]) -> None:
     except UnknownTarget as error:
         hint = nearest(error.missing.rpartition(".")[2], error.siblings)
         raise ConfigError(f"{path}._target_={target}: there is no {error.missing}.{hint}") from None
-    supplied = SUPPLIED | (_SUPPLIED_TO_TRAINER if path == "trainer" else frozenset())
+    supplied = SUPPLIED | (set(_SUPPLIED_TO_TRAINER) if path == "trainer" else frozenset())
     if node.get("_partial_"):  # what it needs and cannot do without comes from the program: an optimiser's params
         supplied |= set(sig.parameters) - sig.defaults - set(node)
     allowed = set(sig.parameters) - supplied
     given = {key: value for key, value in node.items() if key not in _HYDRA_KEYS}
     if set(given) & set(sig.parameters) & supplied:
         key = min(set(given) & supplied)
-        raise ConfigError(f"{path}.{key}: set by trilab itself; use the group {key}= instead.")
+        instead = _SUPPLIED_TO_TRAINER.get(key, f"the group {key}=")
+        raise ConfigError(f"{path}.{key}: set by trilab itself; use {instead} instead.")
     if not sig.accepts_any_key:
         _keys(path, given, allowed)
     for key, value in given.items():

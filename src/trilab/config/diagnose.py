@@ -100,7 +100,7 @@ def _values(override: Override) -> Iterable[str]:
 def _compose_without_values(parsed: Sequence[Override], known: Options) -> DictConfig | None:
     chosen = [str(override.input_line) for override in parsed if override.key_or_group in known.groups]
     try:
-        return hydra_compose("train", [*known.search, *chosen])
+        return hydra_compose("train", [*known.search, *chosen], return_hydra_config=True)
     except HydraException:
         return None  # the groups themselves do not compose; Hydra's own message has the reason
 

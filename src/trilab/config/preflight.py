@@ -26,11 +26,10 @@ def preflight(overrides: Sequence[str], config_dir: str | None, multirun: bool) 
     Raises:
         ConfigError: for the first thing that is wrong.
     """
-    mine = own(overrides)
-    parsed = _parse(mine)
+    parsed = _parse(overrides)
     if not multirun:
         _refuse_sweep(parsed)
-        _machine(compose(mine, config_dir))
+        _machine(compose(overrides, config_dir))
         return
     values = [_swept(override) if isinstance(override, Override) else [override] for override in parsed]
     first = [options[0] for options in values if options]
@@ -52,11 +51,6 @@ def _with_value(base: DictConfig, text: str) -> DictConfig:
     set_value(config, override.key_or_group, override.value(), override.is_add() or override.is_force_add())
     check(config)
     return config
-
-
-def own(overrides: Sequence[str]) -> list[str]:
-    """The overrides that are not Hydra's own settings."""
-    return [override for override in overrides if not override.lstrip("+~").startswith(("hydra.", "hydra/"))]
 
 
 def _machine(config: DictConfig) -> None:

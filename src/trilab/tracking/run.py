@@ -64,7 +64,9 @@ class Run:
 
     @property
     def where(self) -> str:
-        """The store and the experiment that the run is in."""
+        """Where a person finds the run: its page on a server, else the store and the experiment."""
+        if self.settings.uri.startswith("http"):
+            return f"{redacted(self.settings.uri)}/#/experiments/{self.experiment_id}/runs/{self.id}"
         return f"{redacted(self.settings.uri)}, experiment {self.settings.experiment_name}"
 
 

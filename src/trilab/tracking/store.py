@@ -13,6 +13,7 @@ from trilab.tracking.settings import Tracking, redacted, sqlite_path
 # An unreachable server should be reported within seconds, not after MLflow's own minutes of retries.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # the summary says it
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 # What a user runs is nobody else's business.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
