@@ -53,9 +53,8 @@ def compose_unchecked(
             config = hydra_compose(CONFIG_NAME, [*search, *overrides], return_hydra_config=True)
             HydraConfig.instance().set_config(config)
             choices = {str(group): str(option) for group, option in config.hydra.runtime.choices.items()}
-            with open_dict(config):
-                values = {key: config._get_node(key) for key in config if key != "hydra"}
-                resolved = OmegaConf.create({str(key): _resolved(config, str(key)) for key in values})
+            resolved = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+            OmegaConf.resolve(resolved)
         except (HydraException, OmegaConfBaseException, ValueError) as error:
             raise diagnose(error, overrides, search) from None
     OmegaConf.set_struct(resolved, True)
@@ -63,10 +62,18 @@ def compose_unchecked(
 
 
 def option_alone(group: str, name: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """One option of a group as it is in its file, without an experiment on top."""
+    """One option of a group as it is in its file, without an experiment on top.
+
+    Raises:
+        ConfigError: there is no such option.
+    """
+    chosen = [f"{group}={name}", *overrides]
     with initialize_config_module(CONFIG_MODULE, version_base="1.3"):
-        config = hydra_compose(CONFIG_NAME, ["~experiment", f"{group}={name}", *overrides])
-    node: Any = OmegaConf.to_container(config[group], resolve=True)
+        try:
+            config = hydra_compose(CONFIG_NAME, ["~experiment", *chosen])
+            node: Any = OmegaConf.to_container(config[group], resolve=True)
+        except (HydraException, OmegaConfBaseException, ValueError) as error:
+            raise diagnose(error, chosen) from None
     return {str(key): value for key, value in node.items()}
 
 
@@ -98,13 +105,6 @@ def check_choices(choices: dict[str, str]) -> None:
             f"model={model} cannot learn from data={data}. Choose data={model_field}/... or model={data_field}/..., "
             f"or an experiment of that field: experiment={model_field}/..."
         )
-
-
-def _resolved(config: DictConfig, key: str) -> Any:
-    node = config._get_node(key)
-    if OmegaConf.is_config(node):
-        return OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
-    return config[key]
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from trilab.config.check import check
-from trilab.config.compose import CONFIG_MODULE, check_choices, compose_unchecked, set_value
+from trilab.config.compose import CONFIG_MODULE, check_choices, option_alone, set_value
 from trilab.config.diagnose import Options, diagnose
 from trilab.config.job import Job
 from trilab.errors import ConfigError
@@ -41,8 +41,8 @@ def apply_overrides(job: Job, overrides: Sequence[str]) -> Job:
         if override.is_sweep_override():
             raise ConfigError(f"{text}: one value at a time.")
         if key in known.groups:
-            part, chosen = compose_unchecked([text])
-            config[key], choices[key] = part[key], chosen[key]
+            choices[key] = str(override.value())
+            config[key] = option_alone(key, choices[key])
         else:
             set_value(config, key, override.value(), adding=override.is_add() or override.is_force_add())
     check_choices(choices)
