@@ -156,6 +156,24 @@ def test_an_error_while_building_is_a_failed_run_and_one_line(runs: Runs, capfd:
     assert "nowhere/MNIST/raw" in errors[0]
 
 
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("trainer.val_check_interval=100000", "must be less than or equal to the number of the training batches"),
+        ("goal.metric=nonsense", "could not find the monitored key in the returned metrics"),
+        ("+optimizer.foreach=true", "`fused` and `foreach` cannot be `True` together."),
+    ],
+)
+def test_what_lightning_and_torch_refuse_is_one_line(
+    override: str, said: str, runs: Runs, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert trilab("train", *small("vision/mnist_cnn"), override) == 1
+    errors = [line for line in capfd.readouterr().err.splitlines() if not line.startswith(("vision", "epoch"))]
+    assert len(errors) == 1
+    assert said in errors[0]
+    assert [run.info.status for run in runs()] == ["FAILED"]
+
+
 @pytest.mark.parametrize("hook", ["training_step", "test_step"])
 def test_an_exception_in_a_step_is_a_failed_run(hook: str, runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
     from trilab.models.vision.classifier import Classifier

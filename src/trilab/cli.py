@@ -106,5 +106,20 @@ def cause(error: BaseException | None) -> UserError | None:
     while error is not None:
         if isinstance(error, UserError):
             return error
+        about_arguments = isinstance(error, ValueError) or type(error).__name__ == "MisconfigurationException"
+        if about_arguments and _raised_in(error) in _CHECK_ARGUMENTS:
+            return UserError(str(error))
         error = error.__cause__
     return None
+
+
+#: Packages whose errors of that kind are about the arguments that a configuration gives them.
+_CHECK_ARGUMENTS = ("pytorch_lightning", "lightning_fabric")
+
+
+def _raised_in(error: BaseException) -> str:
+    """The top-level package of the code that raised an exception."""
+    name = ""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        name = str(frame.f_globals.get("__name__", ""))
+    return name.partition(".")[0]

@@ -106,6 +106,8 @@ WRONG = [
     (["accelerator=cuda:0"], "accelerator=cuda:0: no such option. Did you mean 'cuda'?"),
     (["optimizer=null"], "optimizer=null: no such option."),
     (["+trainer.enable_progress_bar=true"], "set by trilab itself; use callbacks.progress instead."),
+    (["trainer.max_time=abc"], "trainer.max_time=abc: expected a text that matches"),
+    (["trainer.limit_train_batches=1.5"], "expected a whole number >= 0, a number >= 0 and <= 1 or null."),
     (["trainer.devices=2"], "trainer.devices=2: expected 1."),
     (["hydra/launcher=jobli"], "hydra/launcher=jobli: no such option. "),
     (["hydra.verbos=1"], "hydra.verbos: no such key. Did you mean 'verbose'?"),

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from annotated_types import Ge, Gt, Le, Lt
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
+from pydantic import ConfigDict, PydanticUserError, StringConstraints, TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError
 
 from trilab.config.signatures import UnknownTarget, find_module, signature
@@ -171,6 +171,7 @@ def describe(annotation: Any) -> str:
     if origin is Annotated:
         limits = [sign.format(getattr(limit, attribute)) for limit in arguments[1:]
                   for kind, (attribute, sign) in _SIGNS.items() if isinstance(limit, kind)]  # fmt: skip
+        limits += [f"that matches {limit.pattern}" for limit in arguments[1:] if isinstance(limit, StringConstraints)]
         return f"{describe(arguments[0])} {' and '.join(limits)}".strip()
     if origin is Literal:
         return ("one of " if len(arguments) > 1 else "") + ", ".join(_show(choice) for choice in arguments)

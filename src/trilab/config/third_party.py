@@ -3,10 +3,12 @@
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge
+from pydantic import StringConstraints
 
-from trilab.ranges import FractionBelowOne, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from trilab.ranges import Fraction, FractionBelowOne, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
-_COUNT_OR_SHARE = NonNegativeInt | NonNegativeFloat | None
+_COUNT_OR_SHARE = NonNegativeInt | Fraction | None
+_DURATION = Annotated[str, StringConstraints(pattern=r"^\d+:\d\d:\d\d:\d\d$")]
 _AT_LEAST_MINUS_ONE = Annotated[int, Ge(-1)]
 
 _ADAM: dict[str, Any] = {
@@ -35,7 +37,7 @@ ANNOTATIONS: dict[str, dict[str, Any]] = {
         "limit_train_batches": _COUNT_OR_SHARE,
         "limit_val_batches": _COUNT_OR_SHARE,
         "limit_test_batches": _COUNT_OR_SHARE,
-        "overfit_batches": NonNegativeInt | NonNegativeFloat,
+        "overfit_batches": NonNegativeInt | Fraction,
         "fast_dev_run": bool | NonNegativeInt,
         "check_val_every_n_epoch": PositiveInt | None,
         "val_check_interval": PositiveInt | PositiveFloat | str | None,
@@ -45,7 +47,7 @@ ANNOTATIONS: dict[str, dict[str, Any]] = {
         "gradient_clip_val": NonNegativeFloat | None,
         "gradient_clip_algorithm": Literal["norm", "value"] | None,
         "deterministic": bool | Literal["warn"] | None,
-        "max_time": str | None,
+        "max_time": _DURATION | None,
         "profiler": Literal["simple", "advanced", "pytorch"] | None,
         "reload_dataloaders_every_n_epochs": NonNegativeInt,
     },

@@ -13,6 +13,7 @@ from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from trilab.errors import UserError
 from trilab.models.schedules import Constant, Schedule
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
@@ -66,8 +67,19 @@ class Module(LightningModule):
         """Where a metric reported now stands on the x axis."""
         return self.global_step
 
+    def make_optimizer(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        """The configured optimiser of some parameters.
+
+        Raises:
+            UserError: its arguments do not go together.
+        """
+        try:
+            return self._optimizer_factory(parameters)
+        except (RuntimeError, TypeError, ValueError) as error:
+            raise UserError(f"optimizer: {error}") from error
+
     def configure_optimizers(self) -> Any:
-        optimizer = self._optimizer_factory(self.parameters())
+        optimizer = self.make_optimizer(self.parameters())
         if isinstance(self._schedule, Constant):
             return optimizer
         scheduler = LambdaLR(optimizer, lambda step: self._schedule(self._progress(step)))

@@ -28,6 +28,10 @@ from mlflow.store.tracking import sqlalchemy_store  # noqa: E402, F401 - otherwi
 logging.getLogger("mlflow").setLevel(logging.WARNING)
 
 
+#: Longest wait for another process's first contact, in seconds; it takes 2 where the tables have to be made.
+_LOCK_S = 300
+
+
 def connect(settings: Tracking) -> tuple[MlflowClient, str]:
     """A client of the store, and the id of the experiment there, made if it is new.
 
@@ -75,5 +79,5 @@ def _first_contact(uri: str) -> Iterator[None]:
     if database is None:
         yield
         return
-    with FileLock(f"{database}.lock"):
+    with FileLock(f"{database}.lock", timeout=_LOCK_S):  # its Timeout is an OSError
         yield

@@ -109,7 +109,7 @@ class DQN(Module):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         # The schedule runs by environment steps, in `_update`.
-        return self._optimizer_factory(self.network.parameters())
+        return self.make_optimizer(self.network.parameters())
 
     def on_fit_start(self) -> None:
         if self.trainer.world_size > 1:
