@@ -143,7 +143,11 @@ def test_a_sweep_runs_every_combination_and_goes_on_after_a_failure(
     statuses = [run.info.status for run in runs()]
     assert sorted(statuses) == ["FAILED", "FAILED", "FINISHED", "FINISHED"]
     assert len({run.data.tags["trilab.sweep"] for run in runs()}) == 1
-    assert "nowhere/MNIST/raw" in capfd.readouterr().err
+    shown = capfd.readouterr()
+    assert "nowhere/MNIST/raw" in shown.err
+    assert "2 of 4 runs finished, 2 failed" in shown.out
+    [row] = [line for line in shown.out.splitlines() if line.startswith("paths.data=nowhere precision=bf16-mixed")]
+    assert "failed: mnist:" in row
 
 
 def test_an_error_while_building_is_a_failed_run_and_one_line(runs: Runs, capfd: pytest.CaptureFixture[str]) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from trilab import __version__
 from trilab.errors import ConfigError, UserError, nearest, say
-from trilab.signals import Interrupted, interruptible
+from trilab.signals import Interrupted, interruptible, interruption
 
 COMMANDS = {
     "train": "run an experiment, or with -m a sweep of them",
@@ -52,9 +52,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         with interruptible():
             sys.exit(_run(arguments))
-    except Interrupted as interruption:
-        say(f"stopped by {interruption}")
-        sys.exit(interruption.exit_code)
+    except Interrupted as stopped:
+        say(f"stopped by {stopped}")
+        sys.exit(stopped.exit_code)
     except ConfigError as error:
         say(str(error))
         sys.exit(2)
@@ -88,7 +88,14 @@ def _run(arguments: list[str]) -> int:
 
 
 def report(error: BaseException) -> None:
-    """Prints what ended a run: one line for the user's errors, the traceback for others."""
+    """Prints what ended a run: one line for the user's errors, the traceback for others.
+
+    Raises:
+        Interrupted: the process was asked to stop, and the error is only what came of that.
+    """
+    stopped = interruption()
+    if stopped is not None:
+        raise stopped from error
     user_error = cause(error)
     if user_error is not None:
         say(str(user_error))

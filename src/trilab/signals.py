@@ -27,17 +27,26 @@ class Interrupted(BaseException):
 
 _shield_depth = 0
 _pending: int | None = None
-_stopping = False
+_received: int | None = None
+
+
+def interruption() -> Interrupted | None:
+    """What has asked this process to stop, if anything has.
+
+    Code that the exception cuts in two may swallow it, or raise an error of its own in its place. So whoever decides
+    how a run ended asks here too.
+    """
+    return None if _received is None else Interrupted(_received)
 
 
 def _handle(signum: int, frame: FrameType | None) -> None:
-    global _pending, _stopping
-    if _stopping and signum == signal.SIGINT:  # asked twice: whatever is still being saved takes too long
-        sys.stderr.write("trilab: stopped at once; what was not yet saved is lost\n")
-        os._exit(128 + signum)
-    if _stopping:
+    global _pending, _received
+    if _received is not None:
+        if signum == signal.SIGINT:  # asked twice: whatever is still being saved takes too long
+            sys.stderr.write("trilab: stopped at once; what was not yet saved is lost\n")
+            os._exit(128 + signum)
         return
-    _stopping = True
+    _received = signum
     if _shield_depth:
         _pending = signum
         return
@@ -50,18 +59,24 @@ def interruptible() -> Iterator[None]:
 
     A signal that is ignored stays ignored: `nohup` asks for that.
     """
-    global _pending, _stopping
+    global _pending, _received
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread may set handlers; a worker's parent has set them
         return
     heeded = [signum for signum in _HANDLED if signal.getsignal(signum) is not signal.SIG_IGN]
     before = {signum: signal.signal(signum, _handle) for signum in heeded}
-    _pending, _stopping = None, False
+    _pending = _received = None
     try:
         yield
+    except BaseException as error:
+        stopped = interruption()
+        if stopped is not None and not isinstance(error, Interrupted):
+            raise stopped from error
+        raise
     finally:
         for signum, handler in before.items():
             signal.signal(signum, handler)
+        _pending = _received = None
 
 
 @contextmanager

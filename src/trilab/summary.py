@@ -1,6 +1,6 @@
 """The end of a run as a person reads it: what was run, the result against its goal, speed, where it is, what next."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -66,7 +66,28 @@ def show_summary(summary: Summary) -> None:
 
 def one_line(summary: Summary) -> str:
     """The run in one line, for sweeps."""
-    return f"{_result(summary)}  ·  {_speed(summary.metrics)}  ·  run {summary.run_id}"
+    return f"{_result(summary, with_source=False)}  ·  {_speed(summary.metrics)}  ·  run {summary.run_id}"
+
+
+def show_sweep(outcomes: Sequence[tuple[Sequence[str], Summary | Exception]]) -> None:
+    """Prints a row for each run of a sweep: what it was swept over, and its result or why it failed.
+
+    Args:
+        outcomes: the overrides of each run, and what became of it.
+    """
+    common = set.intersection(*(set(overrides) for overrides, _ in outcomes))
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for column in ("run", "result", "speed", "MLflow run"):
+        table.add_column(column, overflow="fold")
+    for overrides, outcome in outcomes:
+        swept = " ".join(text for text in overrides if text not in common) or "-"
+        if isinstance(outcome, Summary):
+            result = _result(outcome, with_source=False)
+            table.add_row(swept, result, _speed(outcome.metrics, with_memory=False), outcome.run_id)
+        else:
+            table.add_row(swept, f"failed: {' '.join(str(outcome).split())[:120]}", "", "")
+    failed = sum(isinstance(outcome, Exception) for _, outcome in outcomes)
+    show("", table, "", f"{len(outcomes) - failed} of {len(outcomes)} runs finished, {failed} failed")
 
 
 def next_commands(summary: Summary) -> list[str]:
@@ -76,7 +97,7 @@ def next_commands(summary: Summary) -> list[str]:
     return [f"{trilab} ui", f"{again} seed=1,2,3", f"{again} precision=fp32,bf16-mixed"]
 
 
-def _result(summary: Summary) -> str:
+def _result(summary: Summary, with_source: bool = True) -> str:
     metric, threshold = summary.goal["metric"], summary.goal["threshold"]
     split = "test" if f"test/{metric}" in summary.metrics else "val"
     if summary.result is None:
@@ -89,12 +110,11 @@ def _result(summary: Summary) -> str:
         return text
     sign = ">=" if summary.goal["mode"] == "max" else "<="
     verdict = "reached" if summary.reached else "missed"
-    return f"{text}: goal {sign} {threshold:g} {verdict}" + (
-        f" ({summary.goal['source']})" if summary.goal["source"] else ""
-    )
+    source = f" ({summary.goal['source']})" if with_source and summary.goal["source"] else ""
+    return f"{text}: goal {sign} {threshold:g} {verdict}{source}"
 
 
-def _speed(metrics: Mapping[str, float]) -> str:
+def _speed(metrics: Mapping[str, float], with_memory: bool = True) -> str:
     parts = [
         f"{value:,.0f} {name.removeprefix('perf/').removesuffix('_per_s').replace('_', ' ')}/s"
         for name, value in metrics.items()
@@ -102,6 +122,6 @@ def _speed(metrics: Mapping[str, float]) -> str:
     ]
     if "perf/fit_s" in metrics:
         parts.append(f"fit {metrics['perf/fit_s']:.1f} s")
-    if "perf/peak_memory_mb" in metrics:
+    if with_memory and "perf/peak_memory_mb" in metrics:
         parts.append(f"peak {metrics['perf/peak_memory_mb']:,.0f} MiB")
     return ", ".join(parts) or "nothing was trained"

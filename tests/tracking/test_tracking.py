@@ -1,8 +1,10 @@
 """Settings, parameters and the logger's buffer."""
 
+import contextlib
 import os
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -116,6 +118,31 @@ def test_a_signal_waits_for_the_end_of_a_write() -> None:
     assert done == ["written"]
     assert raised.value.exit_code == 143
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_a_signal_counts_though_its_exception_was_replaced_or_swallowed(workdir: Path) -> None:
+    def replaced() -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        finally:
+            raise RuntimeError("half-done")  # what a library's clean-up does when it is cut in two
+
+    def swallowed() -> None:
+        with contextlib.suppress(BaseException):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def body(stop: Callable[[], None]) -> None:
+        with open_run(_settings(workdir), "run", {}) as run:
+            stop()
+            MlflowLogger(run.client, run.id, workdir, flush_s=1.0).log_metrics({"a": 1.0}, step=0)
+
+    for stop in (replaced, swallowed):
+        with pytest.raises(Interrupted) as raised, interruptible():
+            body(stop)
+        assert raised.value.exit_code == 143
+    client = MlflowClient(f"sqlite:///{workdir}/mlflow.db")
+    [experiment] = [e for e in client.search_experiments() if e.name == "logger"]
+    assert [run.info.status for run in client.search_runs([experiment.experiment_id])] == ["KILLED", "KILLED"]
 
 
 def test_a_short_run_still_has_system_metrics(workdir: Path) -> None:

@@ -36,6 +36,7 @@ from trilab.config.compose import CONFIG_MODULE, CONFIG_NAME, compose_unchecked
 from trilab.config.job import Job
 from trilab.config.preflight import preflight
 from trilab.errors import ConfigError
+from trilab.summary import Summary, one_line, show_summary, show_sweep
 
 
 def main(argv: list[str]) -> int:
@@ -86,6 +87,9 @@ def _hydra(argv: list[str]) -> int:
         report(error)
         return exit_code(error)
     finally:
+        if _outcomes:
+            show_sweep(_outcomes)
+            _outcomes.clear()
         sys.argv = old_argv
         if before is None:
             os.environ.pop("HYDRA_FULL_ERROR", None)
@@ -94,9 +98,12 @@ def _hydra(argv: list[str]) -> int:
     return 0
 
 
+#: What became of each run of a sweep in this process.
+_outcomes: list[tuple[list[str], Summary | Exception]] = []
+
+
 def _job(config: DictConfig) -> Any:
     """What Hydra calls for each run; returns the goal's metric, for sweepers that optimise."""
-    from trilab.summary import one_line, show_summary
     from trilab.train import train
 
     hydra_config = HydraConfig.get()
@@ -110,9 +117,11 @@ def _job(config: DictConfig) -> Any:
     except Exception as error:
         report(error)
         if sweep:
+            _outcomes.append((job.public.overrides, error))
             raise _Reported(error) from error  # Hydra goes on with the other jobs, and raises it at the end
         raise SystemExit(exit_code(error)) from None
     if sweep:
+        _outcomes.append((job.public.overrides, summary))
         print(one_line(summary))
     else:
         show_summary(summary)

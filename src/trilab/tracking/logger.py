@@ -10,7 +10,7 @@ from mlflow.entities import Metric
 from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
-from trilab.signals import shielded
+from trilab.signals import interruption, shielded
 
 #: MLflow's limit on the metrics of one request.
 _BATCH = 1000
@@ -57,6 +57,9 @@ class MlflowLogger(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        stopped = interruption()
+        if stopped is not None:  # something has swallowed the exception, and the training still goes on
+            raise stopped
         now = int(time.time() * 1000)
         self._buffer += [Metric(key, float(value), now, step or 0) for key, value in metrics.items()]
         self.latest.update(metrics)

@@ -12,7 +12,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Param, RunTag
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
-from trilab.signals import Interrupted, shielded
+from trilab.signals import Interrupted, interruption, shielded
 from trilab.tracking.provenance import environment, git
 from trilab.tracking.settings import Tracking, redacted
 from trilab.tracking.store import connect
@@ -92,12 +92,15 @@ def open_run(settings: Tracking, name: str, tags: Mapping[str, str]) -> Iterator
         monitor = _start_monitor(run)
         yield run
         status = "FINISHED"
-    except Interrupted as interruption:
-        status = "KILLED"
-        with shielded():
-            run.set_tags({"trilab.end": str(interruption)})
-        raise
     except BaseException as error:
+        stopped = error if isinstance(error, Interrupted) else interruption()
+        if stopped is not None:
+            status = "KILLED"
+            with shielded():
+                run.set_tags({"trilab.end": str(stopped)})
+            if stopped is error:
+                raise
+            raise stopped from error
         with contextlib.suppress(Exception), shielded():  # the first error is the one to report
             run.set_tags({"trilab.end": f"{type(error).__name__}: {str(error)[:400]}"})
             client.log_text(run.id, "".join(traceback.format_exception(error)), "traceback.txt")
