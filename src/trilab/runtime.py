@@ -22,6 +22,7 @@ import psutil
 
 from trilab.errors import ConfigError
 from trilab.ranges import NonNegativeInt, PositiveInt
+from trilab.signals import shielded
 
 DeviceType = Literal["cpu", "cuda", "mps"]
 
@@ -145,6 +146,8 @@ def fast_imports() -> Iterator[None]:
     Imports make a million objects that stay for good, and the collector walks over them again and again. At the end
     they are taken out of its sight, so that collections in training are short. Later uses in the same process do
     nothing: there would be garbage among what they set aside.
+
+    A signal waits for the end: an exception in the middle of torch's import can abort the process.
     """
     global _imported
     if _imported or not gc.isenabled():
@@ -152,7 +155,8 @@ def fast_imports() -> Iterator[None]:
         return
     gc.disable()
     try:
-        yield
+        with shielded():
+            yield
     finally:
         _imported = True
         gc.freeze()

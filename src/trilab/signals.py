@@ -70,7 +70,8 @@ def interruptible() -> Iterator[None]:
         yield
     except BaseException as error:
         stopped = interruption()
-        if stopped is not None and not isinstance(error, Interrupted):
+        # A SystemExit was decided on with the signal in view: a server that Ctrl-C is the usual way to stop.
+        if stopped is not None and not isinstance(error, Interrupted | SystemExit):
             raise stopped from error
         raise
     finally:
