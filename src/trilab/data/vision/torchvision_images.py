@@ -3,7 +3,7 @@
 import math
 import socket
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -66,6 +66,9 @@ class TorchvisionImages(ImageData):
                 why = f"the download failed ({(str(error).strip() or repr(error)).splitlines()[-1]})"
             if not (missing := self._missing()):
                 return
+            for folder in (self._folder, self._folder.parent):
+                with suppress(OSError):  # not empty; torchvision makes them before it downloads
+                    folder.rmdir()
         raise UserError(
             f"{self.dataset}: {', '.join(missing)} not found in {self._folder}, and {why}. Fetch each with .gz at its "
             f"end from {self._class.mirrors[0]}, unpack them into that folder, or set TRILAB_DATA_DIR to the folder "
