@@ -11,7 +11,9 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from trilab.cli import main
+from trilab.commands.evaluate import _store
 from trilab.config.catalog import catalog
+from trilab.errors import ConfigError
 
 Runs = Callable[[], list[Run]]
 
@@ -237,6 +239,18 @@ def test_evaluate_refuses_in_one_line(
     assert trilab("evaluate", *arguments) == 2
     [line] = capfd.readouterr().err.splitlines()
     assert said in line
+
+
+def test_a_checkpoint_goes_to_the_environments_store_and_never_to_a_half_known_one(
+    workdir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = "http://***@host:5000"
+    with pytest.raises(ConfigError, match="a checkpoint keeps no password"):
+        _store(kept, ["seed=1"])
+    assert _store(kept, ["tracking.uri=http://me:secret@host:5000"]) == kept  # the override replaces it
+    assert _store(None, []) is None
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@host:5000")
+    assert _store(kept, []) == "http://me:secret@host:5000"
 
 
 def test_a_checkpoint_of_another_network_is_one_line(runs: Runs, capfd: pytest.CaptureFixture[str]) -> None:

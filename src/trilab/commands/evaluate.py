@@ -13,6 +13,7 @@ The test is a run of its own in the same MLflow experiment; its tag trilab.sourc
 exit code  0 finished, 1 failed, 2 wrong arguments, 130 Ctrl-C, 143 SIGTERM
 """
 
+import os
 import shlex
 import tempfile
 from pathlib import Path
@@ -39,6 +40,7 @@ def main(argv: list[str]) -> int:
             run_id = value
         else:
             config, choices, checkpoint, run_id = _checkpoint(Path(value))
+            config["tracking"]["uri"] = _store(config["tracking"]["uri"], overrides)
         job = apply_overrides(Job(config, choices), [*overrides, "fit=false", "test=true"])
 
         tags = {"trilab.source_run": run_id, "mlflow.source.name": redacted(shlex.join(["trilab", "evaluate", *argv]))}
@@ -64,6 +66,15 @@ def _arguments(argv: list[str]) -> tuple[str, str, list[str]]:
         raise ConfigError(f"evaluate needs one of run=<MLflow run id> and checkpoint=<path>.{hint}")
     [(source, value)] = given.items()
     return source, value, [argument for argument in argv if argument.partition("=")[0] not in _SOURCES]
+
+
+def _store(kept: str | None, overrides: list[str]) -> str | None:
+    """The store for a checkpoint's test: the environment's, else the one that the checkpoint's run went to."""
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or kept
+    hidden = uri is not None and "***@" in uri
+    if hidden and not any(text.startswith("tracking.uri=") for text in overrides):
+        raise ConfigError(f"{uri}: a checkpoint keeps no password. Give tracking.uri=... or set MLFLOW_TRACKING_URI.")
+    return uri
 
 
 def _checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, str], Path, str]:
