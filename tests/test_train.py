@@ -205,6 +205,16 @@ def test_a_store_that_cannot_be_reached_is_one_line(
     assert "secret" not in "".join(errors)
 
 
+def test_a_damaged_store_is_one_line_and_left_alone(workdir: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (workdir / "mlflow.db").write_text("this is no database")
+    for command in (["train", *small("vision/mnist_cnn")], ["evaluate", "run=0123"]):
+        assert trilab(*command) == 1
+        errors = [line for line in capfd.readouterr().err.splitlines() if not line.startswith("vision/")]
+        assert len(errors) == 1
+        assert "file is not a database" in errors[0]
+    assert (workdir / "mlflow.db").read_text() == "this is no database"
+
+
 def test_evaluate_repeats_the_test_of_a_run(runs: Runs, workdir: Path) -> None:
     assert trilab("train", *small("vision/mnist_cnn")) == 0
     [trained] = runs()

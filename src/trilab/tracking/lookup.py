@@ -6,6 +6,7 @@ from typing import Any
 
 import yaml
 from mlflow.exceptions import MlflowException
+from sqlalchemy.exc import SQLAlchemyError
 
 from trilab.errors import ConfigError, UserError
 from trilab.tracking.settings import redacted, sqlite_path, store_uri
@@ -31,9 +32,12 @@ def fetch_run(run_id: str, overrides: list[str], folder: Path) -> tuple[dict[str
     database = sqlite_path(uri)
     if database is not None and not database.exists():
         raise ConfigError(f"There is no store {database}. Go to the folder of the run, or give tracking.uri=...")
-    client = MlflowClient(uri)
     try:
+        client = MlflowClient(uri)
         run = client.get_run(run_id)
+    except SQLAlchemyError as error:
+        reason = str(error).partition("[SQL:")[0]
+        raise UserError(f"Cannot read the tracking store {redacted(uri)}: {reason}") from error
     except MlflowException:
         raise ConfigError(f"run={run_id}: no such run in {redacted(uri)}. Run ids are in the UI: trilab ui.") from None
     missing = [group for group in _GROUPS if f"trilab.{group}" not in run.data.tags]

@@ -24,6 +24,7 @@ logging.getLogger("alembic").setLevel(logging.WARNING)
 from mlflow import MlflowClient  # noqa: E402 - reads the environment and the log level at import
 from mlflow.exceptions import MlflowException  # noqa: E402
 from mlflow.store.tracking import sqlalchemy_store  # noqa: E402, F401 - otherwise imported while the first run opens
+from sqlalchemy.exc import SQLAlchemyError  # noqa: E402
 
 logging.getLogger("mlflow").setLevel(logging.WARNING)
 
@@ -45,8 +46,8 @@ def connect(settings: Tracking) -> tuple[MlflowClient, str]:
         with _first_contact(settings.uri):
             client = MlflowClient(settings.uri)
             return client, _experiment(client, settings)
-    except MlflowException as error:
-        reason = " ".join(str(error).split())
+    except (MlflowException, SQLAlchemyError) as error:
+        reason = " ".join(str(error).partition("[SQL:")[0].split())
         raise UserError(f"Cannot use the tracking store {redacted(settings.uri)}: {redacted(reason)[:300]}") from error
     except OSError as error:
         raise UserError(f"Cannot write the tracking store {redacted(settings.uri)}: {error}") from error
