@@ -25,7 +25,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 		{ echo "trilab needs Python 3.11 or newer; set PYTHON=..." >&2; exit 1; }
 	@echo "Making $(VENV) (a few minutes the first time)"
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) -e .
+	$(PIP) -e '.[rl]' || { $(PIP) -e . && \
+		echo "Without Atari, Box2D and videos of episodes: not all of .[rl] could be installed here" >&2; }
 	@touch $@
 
 $(VENV)/.installed-test: $(VENV)/.installed

@@ -1,13 +1,14 @@
 """Where trilab meets Lightning: a Trainer made from the configuration and the parts that trilab supplies."""
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.plugins.precision import Precision as PrecisionPlugin
 
+from trilab.callbacks.agents import AgentsBest
 from trilab.callbacks.identity import Identity
 from trilab.callbacks.throughput import Throughput
 from trilab.config.job import Job, build
@@ -21,13 +22,49 @@ def seed_everything(seed: int) -> None:
     pl.seed_everything(seed, workers=True, verbose=False)
 
 
-def callbacks_of(configured: Mapping[str, Any] | None, job: Job, run_id: str, started: float) -> list[pl.Callback]:
-    """The configured callbacks (null switches one off), and the one that writes the run's identity into checkpoints."""
+def assemble(jobs: Sequence[Job]) -> tuple[pl.LightningDataModule, Module]:
+    """The data and a model for it; of several jobs, which differ in their seed alone, one of each that holds all."""
+    pairs = [_assemble(job.config) for job in jobs]
+    if len(pairs) == 1:
+        return pairs[0]
+    data, models = zip(*pairs, strict=True)
+    return type(data[0]).joined(data), type(models[0]).joined(models)
+
+
+def _assemble(config: Mapping[str, Any]) -> tuple[Any, Any]:
+    seed_everything(config["seed"])
+    data = build(config["data"])
+    data.prepare_data()
+    data.setup("fit")
+    optimizer, schedule = build(config["optimizer"]), build(config["scheduler"])
+    return data, build(config["model"], spec=data.spec, optimizer=optimizer, schedule=schedule)
+
+
+def callbacks_of(
+    configured: Mapping[str, Any] | None,
+    started: float,
+    whole: Mapping[str, Any],
+    members: Sequence[Mapping[str, Any]],
+    folders: Sequence[Path],
+) -> list[pl.Callback]:
+    """The configured callbacks (null switches one off) and those of the program.
+
+    Args:
+        configured: by name.
+        started: when the run began, in seconds (time.time()).
+        whole: what the run's checkpoints say of themselves; see `trilab.callbacks.identity`.
+        members: what those of each agent say, where several train at once.
+        folders: of each agent's checkpoints.
+    """
     callbacks: list[pl.Callback] = [build(node) for node in (configured or {}).values() if node is not None]
-    for callback in callbacks:
+    for callback in list(callbacks):
         if isinstance(callback, Throughput):
             callback.started = started
-    return [*callbacks, Identity(job.config, job.choices, run_id)]
+        if members and isinstance(callback, pl.callbacks.ModelCheckpoint) and callback.monitor is not None:
+            # The best by the mean over the agents is nobody's best; of the whole batch only the latest is kept.
+            callback.save_top_k = 0
+            callbacks.append(AgentsBest(callback.monitor, callback.mode, folders, members))
+    return [*callbacks, Identity(whole)]
 
 
 def make_trainer(
@@ -44,7 +81,7 @@ def make_trainer(
     Lightning refuses gradient clipping for a module that steps its own optimiser; such a module clips for itself, so
     that `trainer.gradient_clip_val` means the same in every field.
     """
-    arguments = dict(config)
+    arguments = {key: value for key, value in config.items() if key != "seeds"}
     if not model.automatic_optimization:
         model.gradient_clip_val = arguments.pop("gradient_clip_val", None)
         model.gradient_clip_algorithm = arguments.pop("gradient_clip_algorithm", None)
@@ -60,8 +97,11 @@ def make_trainer(
     )
 
 
-def best_checkpoint(trainer: pl.Trainer) -> str:
-    """Path of the best checkpoint; empty where none was written."""
+def best_checkpoint(trainer: pl.Trainer, model: Module) -> str:
+    """Path of the best checkpoint; empty where none was written, or where each agent has just been given its own."""
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, AgentsBest):
+            callback.load(model)
     return str(getattr(trainer.checkpoint_callback, "best_model_path", ""))
 
 

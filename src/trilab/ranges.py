@@ -17,3 +17,5 @@ NonNegativeFloat = Annotated[float, Ge(0)]
 Fraction = Annotated[float, Ge(0), Le(1)]
 #: [0, 1): dropout rates and moment decays, for which 1 would mean that nothing gets through.
 FractionBelowOne = Annotated[float, Ge(0), Lt(1)]
+#: (0, 1]: a share of a whole that may not be nothing.
+PositiveFraction = Annotated[float, Gt(0), Le(1)]

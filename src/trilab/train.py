@@ -3,25 +3,34 @@
 import contextlib
 import shlex
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from trilab.config.job import Job, build
-from trilab.errors import say
+from trilab.errors import ConfigError, say
 from trilab.runtime import Accelerator, fast_imports, process_age_s
 from trilab.tracking.settings import Tracking
 
 _first_run = True
 
 
-def train(job: Job, output_dir: Path, extra_tags: dict[str, str] | None = None, checkpoint: Path | None = None) -> Any:
+def train(
+    job: Job,
+    output_dir: Path,
+    extra_tags: dict[str, str] | None = None,
+    checkpoint: Path | None = None,
+    members: Sequence[Job] = (),
+) -> Any:
     """Runs what a job configures and returns its Summary.
 
     Args:
         job: checked configuration.
         output_dir: local folder of the run, for checkpoints.
         extra_tags: further tags of the MLflow run.
-        checkpoint: weights to start from (`trilab evaluate`).
+        checkpoint: weights to test (`trilab evaluate`).
+        members: the job as it is with each of `trainer.seeds` alone (`Job.of_each_seed`). They are trained at once as
+            one batch, each with an MLflow run of its own under the job's, and what is returned is a BatchSummary.
 
     Raises:
         ConfigError: this machine cannot run it as asked. No MLflow run was opened.
@@ -34,15 +43,18 @@ def train(job: Job, output_dir: Path, extra_tags: dict[str, str] | None = None, 
     settings: Tracking = build(config["tracking"])
     with fast_imports():
         runtime_tags = accelerator.prepare()
+        from trilab.callbacks.identity import identity
         from trilab.lightning import (
+            assemble,
             best_checkpoint,
             callbacks_of,
             fitting_checkpoint,
             make_trainer,
-            seed_everything,
             weights_of,
         )
-        from trilab.summary import Summary
+        from trilab.resume import source_of
+        from trilab.summary import BatchSummary, Summary
+        from trilab.tracking.batch import BatchLogger
         from trilab.tracking.logger import MlflowLogger
         from trilab.tracking.run import open_run
 
@@ -50,74 +62,112 @@ def train(job: Job, output_dir: Path, extra_tags: dict[str, str] | None = None, 
     precision = build(config["precision"]).on(device)
     if precision.warning:
         say(precision.warning)
+    if members and precision.name == "16-mixed":
+        raise ConfigError(
+            "precision=16-mixed has one loss scale, which cannot serve the independent agents of trainer.seeds. "
+            "Use bf16-mixed or fp32."
+        )
+    resume = Path(config["resume"]) if config["fit"] and config.get("resume") else None
+    source = source_of(resume, job) if resume else None
+
+    # A run for the job, and under it one for each member; from here on lists have an element for each.
+    jobs = [job, *members]
+    folders = [output_dir, *(output_dir / f"seed_{member.config['seed']}" for member in members)]
     tags = {
         "trilab.experiment": job.choices["experiment"],
         "trilab.model": job.choices["model"],
         "trilab.data": job.choices["data"],
-        "trilab.config_hash": job.hash,
         "precision.requested": config["precision"]["name"],
         "precision.effective": precision.name,
-        "mlflow.source.name": shlex.join(["trilab", "train", *job.public.overrides]),
         **runtime_tags,
         **(extra_tags or {}),
     }
-    with open_run(settings, settings.run_name or job.name, tags) as run:
-        run.log_config(job.public.config, job.public.overrides)
+    openings = [(_name(settings, each, job), {**_own_tags(each), **tags}) for each in jobs]
+    for (_, own), resumed_from in zip(openings, source.run_ids if source else [], strict=False):
+        own["trilab.resumed_from"] = resumed_from
+    with open_run(settings, *openings[0], openings[1:]) as run:
+        for opened, each in zip(run.all, jobs, strict=True):
+            opened.log_config(each.public.config, each.public.overrides)
         run.log_provenance()
-        summary = Summary(
-            experiment=job.choices["experiment"],
-            model=job.choices["model"],
-            data=job.choices["data"],
-            seed=config["seed"],
-            precision=precision.name,
-            accelerator=f"{device} ({runtime_tags['device.name']})",
-            goal=dict(config["goal"]),
-            run_id=run.id,
-            store=run.where,
-            warnings=[precision.warning] if precision.warning else [],
-        )
+        summaries = [
+            Summary(
+                experiment=job.choices["experiment"],
+                model=job.choices["model"],
+                data=job.choices["data"],
+                seed=each.config["seed"],
+                precision=precision.name,
+                accelerator=f"{device} ({runtime_tags['device.name']})",
+                goal=dict(config["goal"]),
+                run_id=opened.id,
+                store=run.where,
+                warnings=[precision.warning] if precision.warning else [],
+            )
+            for opened, each in zip(run.all, jobs, strict=True)
+        ]
 
         # The data, then a model for it.
-        seed_everything(config["seed"])
-        data = build(config["data"])
-        data.prepare_data()
-        data.setup("fit")
+        data, model = assemble(list(members) or [job])
         solved_at = getattr(data, "threshold", None)
-        if summary.goal["threshold"] is None and solved_at is not None:
-            summary.goal["threshold"], summary.goal["source"] = solved_at
-        model = build(
-            config["model"], spec=data.spec, optimizer=build(config["optimizer"]), schedule=build(config["scheduler"])
-        )
-        model.to(memory_format=accelerator.torch_memory_format)
-        run.set_tags({"trilab.x_axis": model.x_axis})
+        for summary in summaries:
+            if summary.goal["threshold"] is None and solved_at is not None:
+                summary.goal["threshold"], summary.goal["source"] = solved_at
+        if not members:  # stacked weights have an axis more than the formats know
+            model.to(memory_format=accelerator.torch_memory_format)
+        for opened in run.all:
+            opened.set_tags({"trilab.x_axis": model.x_axis})
 
         # The trainer: the same for every field.
-        logger = MlflowLogger(run.client, run.id, output_dir, settings.flush_s)
-        callbacks = callbacks_of(config["callbacks"], job.public, run.id, started)
+        run_id, *own_ids = [opened.id for opened in run.all]
+        if members:
+            logger: MlflowLogger = BatchLogger(run.client, run_id, own_ids, output_dir, settings.flush_s)
+        else:
+            logger = MlflowLogger(run.client, run_id, output_dir, settings.flush_s)
+        callbacks = callbacks_of(
+            config["callbacks"],
+            started,
+            identity(job, run_id, own_ids),
+            [identity(member, own_id) for member, own_id in zip(members, own_ids, strict=True)],
+            [folder / "checkpoints" for folder in folders[1:]],
+        )
         trainer = make_trainer(config["trainer"], model, device, precision.plugin, logger, callbacks, output_dir)
 
         # Fit, and test the best checkpoint.
         try:
             if config["fit"]:
-                trainer.fit(model, datamodule=data, **weights_of(checkpoint))
+                with fitting_checkpoint():
+                    trainer.fit(model, datamodule=data, **weights_of(resume))
             if config["test"]:
-                weights = best_checkpoint(trainer) or checkpoint
+                weights = best_checkpoint(trainer, model) or checkpoint
                 with fitting_checkpoint():
                     trainer.test(model, datamodule=data, verbose=False, **weights_of(weights))
         except BaseException:
             with contextlib.suppress(Exception):  # what ended the run is the error to report
                 logger.flush()
-                run.log_checkpoints(output_dir / "checkpoints")
+                run.log_outputs(folders)
             raise
-        run.log_checkpoints(output_dir / "checkpoints")
+        run.log_outputs(folders)
         if config["trainer"].get("fast_dev_run"):  # Lightning then switches every logger off
             logger.log_metrics({name: float(value) for name, value in trainer.callback_metrics.items()}, step=model.x)
-        summary.reference = dict(getattr(data, "reference", {}))
-        logger.log_metrics(summary.reference, step=model.x)
+        for part, summary in zip(logger.all, summaries, strict=True):
+            summary.reference = dict(getattr(data, "reference", {}))
+            part.log_metrics(summary.reference, step=model.x)
+            summary.metrics = dict(part.latest)
         logger.flush()
-        summary.metrics = dict(logger.latest)
-        run.log_summary(summary.as_dict())
-    return summary
+        result = BatchSummary(summaries[0], summaries[1:]) if members else summaries[0]
+        for opened, what in zip(run.all, [result, *summaries[1:]], strict=True):
+            opened.log_summary(what.as_dict())
+    return result
+
+
+def _name(settings: Tracking, job: Job, whole: Job) -> str:
+    if settings.run_name is None:
+        return job.name
+    return settings.run_name if job is whole else f"{settings.run_name} seed={job.config['seed']}"
+
+
+def _own_tags(job: Job) -> dict[str, str]:
+    command = shlex.join(["trilab", "train", *job.public.overrides])
+    return {"trilab.config_hash": job.hash, "mlflow.source.name": command}
 
 
 def _start_time() -> float:

@@ -22,12 +22,17 @@ FIELD_EXPERIMENT = {
 }  # one experiment of each field
 
 
+def experiment_text(option: Option) -> str:
+    return (CONF / "experiment" / f"{option.name}.yaml").read_text()
+
+
 @pytest.mark.parametrize("option", OPTIONS, ids=lambda option: f"{option.group}={option.name}")
 def test_every_option_composes(option: Option) -> None:
     overrides = [f"{option.group}={option.name}"]
     field = option.name.partition("/")[0]
     if option.group in ("model", "data"):
-        overrides.append(f"experiment={FIELD_EXPERIMENT[field]}")
+        own = [e.name for e in catalog("experiment") if f"/{option.group}: {option.name}\n" in experiment_text(e)]
+        overrides.append(f"experiment={(own or [FIELD_EXPERIMENT[field]])[0]}")
     config = compose(overrides)
     assert config[option.group] if option.group != "experiment" else config.goal.metric
 
@@ -64,6 +69,8 @@ def test_every_knob_of_our_own_classes_is_in_conf(path: Path) -> None:
         target = node["_target_"]
         if target.startswith("trilab.") and "defaults" not in node:
             missing = set(signature(target).parameters) - set(node) - SUPPLIED
+            if node.get("_partial_"):  # what has no default comes from the program
+                missing &= signature(target).defaults
             assert missing <= (optional if target == "trilab.precision.Precision" else set()), target
 
 

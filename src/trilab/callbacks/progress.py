@@ -63,14 +63,16 @@ class Progress(Callback):
             description=_epoch(trainer),
             completed=progress(trainer, pl_module, batch_idx + 1),
             speed=self._speed(pl_module),
-            metrics=_metrics(trainer),
+            metrics=_metrics(trainer, pl_module),
             refresh=True,
         )
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._bar is None and trainer.is_global_zero and _fitting(trainer):
             self._console.print(
-                f"{_epoch(trainer)} · {self._speed(pl_module)} · {_metrics(trainer)}", highlight=False, soft_wrap=True
+                f"{_epoch(trainer)} · {self._speed(pl_module)} · {_metrics(trainer, pl_module)}",
+                highlight=False,
+                soft_wrap=True,
             )
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -113,10 +115,17 @@ def _epoch(trainer: Trainer) -> str:
     return f"epoch {trainer.current_epoch + 1}{last}"
 
 
-def _metrics(trainer: Trainer) -> str:
-    """The metric that the best checkpoint is chosen by, now and at its best; where there is none, all of `val/`."""
+def _metrics(trainer: Trainer, pl_module: LightningModule) -> str:
+    """The metric that the best checkpoint is chosen by, now and at its best; where there is none, all of `val/`.
+
+    Of agents that train at once as one batch: the mean over them, the lowest and the highest.
+    """
     checkpoint = trainer.checkpoint_callback
     monitor = getattr(checkpoint, "monitor", None)
+    each = as_module(pl_module).reported.get(str(monitor))
+    if isinstance(each, list) and (known := [value for value in each if value is not None]):
+        mean = sum(known) / len(known)
+        return f"{monitor} {mean:.4g} ({min(known):.4g} to {max(known):.4g} over {len(each)} agents)"
     if monitor in trainer.callback_metrics:
         now = float(trainer.callback_metrics[monitor])
         before = getattr(checkpoint, "best_model_score", None)  # does not know of this validation yet

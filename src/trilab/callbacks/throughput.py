@@ -17,11 +17,14 @@ class Throughput(Callback):
     """Logs `perf/…` once an epoch and at the end.
 
     - `perf/<work>_per_s`: train samples, or environment steps, by the second of steady training;
+    - `perf/<steps>_per_s`: optimiser steps, where a module has a name for them (`gradient_steps`);
     - `perf/step_ms`: milliseconds of steady training by optimiser step;
     - `perf/epoch_s`: seconds of training in the epoch;
     - `perf/peak_memory_mb`: MiB, of the device's allocator on CUDA, else the process's peak resident set;
     - `perf/first_batch_s`: seconds from `started` to the end of the first batch;
     - `perf/fit_s`: seconds of the whole fit, evaluation and checkpoints included.
+
+    Of agents that train at once as one batch the rates are those of all together; `perf/step_ms` is of one step of all.
 
     The clock runs from the end of the first batch for which the module says it is `warm`, and stops for validation. It
     waits for the device wherever it is read.
@@ -74,6 +77,9 @@ class Throughput(Callback):
             metrics[f"perf/{as_module(pl_module).work}_per_s"] = self.rate
         if self._busy_s and self._steps:
             metrics["perf/step_ms"] = 1000 * self._busy_s / self._steps
+            if as_module(pl_module).steps is not None:
+                steps = self._steps * as_module(pl_module).agents
+                metrics[f"perf/{as_module(pl_module).steps}_per_s"] = steps / self._busy_s
         self._log(trainer, pl_module, metrics)
         self._epoch_s = 0.0
 

@@ -41,10 +41,12 @@ def main(argv: list[str]) -> int:
         else:
             config, choices, checkpoint, run_id = _checkpoint(Path(value))
             config["tracking"]["uri"] = _store(config["tracking"]["uri"], overrides)
-        job = apply_overrides(Job(config, choices), [*overrides, "fit=false", "test=true"])
+        job = apply_overrides(Job(config, choices), [*overrides, "fit=false", "test=true", "+resume=null"])
+        if job.config["trainer"].get("seeds"):
+            raise ConfigError("trainer.seeds: one agent is evaluated at a time; that of another seed has its own run.")
 
         tags = {"trilab.source_run": run_id, "mlflow.source.name": redacted(shlex.join(["trilab", "evaluate", *argv]))}
-        from trilab.summary import show_summary
+        from trilab.tables import show_summary
         from trilab.train import train
 
         try:
@@ -83,16 +85,12 @@ def _checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, str], Path, str]:
     if not path.is_file():
         raise ConfigError(f"checkpoint={path}: there is no such file.")
     prepare_imports()
-    import pickle
-    import zipfile
+    from trilab.callbacks.identity import KEY, read_checkpoint
 
-    import torch
-
-    from trilab.callbacks.identity import KEY
-
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        identity = content[KEY]
-    except (KeyError, RuntimeError, pickle.UnpicklingError, zipfile.BadZipFile, EOFError, TypeError, ValueError):
-        raise ConfigError(f"checkpoint={path}: not a checkpoint of trilab.") from None
+    identity = read_checkpoint(path, "checkpoint")[KEY]
+    if seeds := identity["config"]["trainer"].get("seeds"):
+        raise ConfigError(
+            f"checkpoint={path} holds the agents of {len(seeds)} seeds. Evaluate one: "
+            f"checkpoint={path.parent.parent}/seed_{seeds[0]}/checkpoints/best.ckpt"
+        )
     return identity["config"], identity["choices"], path.absolute(), identity["run_id"]

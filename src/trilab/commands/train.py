@@ -7,6 +7,8 @@ overrides
   model=rl/dqn data=rl/cartpole   an option of a group: model, data, optimizer, scheduler, trainer,
                                   callbacks, accelerator, precision, tracking, paths
   optimizer.lr=3e-4 seed=2        a value; trainer.* are Lightning's Trainer arguments
+  trainer.seeds=[0,1,2]           reinforcement learning: that many agents at once as one batch, a run for each
+  resume=PATH/last.ckpt           go on from a checkpoint of an earlier run
   '~callbacks.progress'           leave a part out
 
 flags (Hydra's; all of them work)
@@ -36,7 +38,8 @@ from trilab.config.compose import CONFIG_MODULE, CONFIG_NAME, compose_unchecked
 from trilab.config.job import Job
 from trilab.config.preflight import preflight
 from trilab.errors import ConfigError
-from trilab.summary import Summary, one_line, show_summary, show_sweep
+from trilab.summary import BatchSummary, Summary
+from trilab.tables import one_line, show_summary, show_sweep
 
 
 def main(argv: list[str]) -> int:
@@ -99,7 +102,7 @@ def _hydra(argv: list[str]) -> int:
 
 
 #: What became of each run of a sweep in this process.
-_outcomes: list[tuple[list[str], Summary | Exception]] = []
+_outcomes: list[tuple[list[str], Summary | BatchSummary | Exception]] = []
 
 
 def _job(config: DictConfig) -> Any:
@@ -108,12 +111,15 @@ def _job(config: DictConfig) -> Any:
 
     hydra_config = HydraConfig.get()
     sweep = hydra_config.mode == RunMode.MULTIRUN
-    job = Job.of(config, dict(hydra_config.runtime.choices), list(hydra_config.overrides.task))
+    choices, overrides = dict(hydra_config.runtime.choices), list(hydra_config.overrides.task)
+    job, members = Job.of(config, choices, overrides), Job.of_each_seed(config, choices, overrides)
+    if len(members) == 1:  # a batch of one is a run like any other
+        job, members = members[0], []
     tags = {"trilab.sweep": Path(hydra_config.sweep.dir).name} if sweep else {}
     if not sweep:  # Hydra announces those of a sweep; the packages take some seconds to load
         print(f"{job.choices['experiment']} · {job.name}", file=sys.stderr)
     try:
-        summary = train(job, Path(hydra_config.runtime.output_dir), tags)
+        summary = train(job, Path(hydra_config.runtime.output_dir), tags, members=members)
     except Exception as error:
         report(error)
         if sweep:

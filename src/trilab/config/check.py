@@ -3,7 +3,7 @@
 import importlib
 import json
 import types
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -13,12 +13,12 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import ConfigDict, PydanticUserError, StringConstraints, TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError
 
-from trilab.config.signatures import UnknownTarget, find_module, signature
+from trilab.config.signatures import UnknownTarget, find_module, has_method, signature
 from trilab.errors import ConfigError, nearest
 from trilab.ranges import NonNegativeInt
 
 #: The keys of conf/train.yaml that are not groups.
-_ROOT: dict[str, Any] = {"seed": NonNegativeInt, "fit": bool, "test": bool}
+_ROOT: dict[str, Any] = {"seed": NonNegativeInt, "fit": bool, "test": bool, "resume": str | None}
 _GOAL: dict[str, Any] = {
     "metric": str,
     "mode": Literal["min", "max"],
@@ -27,6 +27,9 @@ _GOAL: dict[str, Any] = {
 }
 _PATHS: dict[str, Any] = {"data": str, "outputs": str}
 _GROUPS = ("data", "model", "optimizer", "scheduler", "trainer", "callbacks", "accelerator", "precision", "tracking")
+
+#: Keys of a group that are no arguments of its target.
+_OWN: dict[str, dict[str, Any]] = {"trainer": {"seeds": list[NonNegativeInt] | None}}
 
 #: Arguments that train.py supplies; a configuration may not.
 SUPPLIED = frozenset({"spec", "optimizer", "schedule", "goal"})
@@ -53,7 +56,7 @@ def check(config: DictConfig) -> None:
         raise ConfigError(" ".join(str(error).split())) from None
     _keys("", values, {*_ROOT, "goal", "paths", *_GROUPS})
     for name, annotation in _ROOT.items():
-        _value(name, values[name], annotation)
+        _value(name, values.get(name), annotation)
     for group, schema in (("goal", _GOAL), ("paths", _PATHS)):
         _keys(group, values[group], set(schema))
         for name, annotation in schema.items():
@@ -62,6 +65,29 @@ def check(config: DictConfig) -> None:
         _node(group, values[group], required=group != "callbacks")
     if not (values["fit"] or values["test"]):
         raise ConfigError("fit=false test=false: nothing to do. Set one of them to true.")
+    if values.get("resume") is not None and not values["fit"]:
+        raise ConfigError("resume=... goes on with a training, and fit=false leaves it out.")
+    _seeds(values)
+    _with_data(values)
+
+
+def _seeds(values: dict[str, Any]) -> None:
+    """Checks `trainer.seeds`."""
+    seeds = values["trainer"].get("seeds")
+    if seeds is None:
+        return
+    if not seeds:
+        raise ConfigError("trainer.seeds=[]: expected one seed at least, as in trainer.seeds=[0,1,2], or null.")
+    twice = next((seed for seed in seeds if seeds.count(seed) > 1), None)
+    if twice is not None:
+        raise ConfigError(f"trainer.seeds={seeds}: {twice} stands there twice, and would be the same agent.")
+    for group in ("model", "data"):
+        target = values[group]["_target_"]
+        if len(seeds) > 1 and not has_method(target, "joined"):
+            raise ConfigError(
+                f"trainer.seeds trains several agents as one batch, which only models and data of rl can, and not "
+                f"{target}. For a run after the other: -m seed={','.join(map(str, seeds))}."
+            )
 
 
 def _node(path: str, value: Any, required: bool = False) -> None:
@@ -90,7 +116,8 @@ def _target(path: str, node: dict[str, Any]) -> None:
     supplied = SUPPLIED | (set(_SUPPLIED_TO_TRAINER) if path == "trainer" else frozenset())
     if node.get("_partial_"):  # what it needs and cannot do without comes from the program: an optimiser's params
         supplied |= set(sig.parameters) - sig.defaults - set(node)
-    allowed = set(sig.parameters) - supplied
+    own = _OWN.get(path, {})
+    allowed = set(sig.parameters) - supplied | set(own)
     given = {key: value for key, value in node.items() if key not in _HYDRA_KEYS}
     if set(given) & set(sig.parameters) & supplied:
         key = min(set(given) & supplied)
@@ -99,21 +126,32 @@ def _target(path: str, node: dict[str, Any]) -> None:
     if not sig.accepts_any_key:
         _keys(path, given, allowed)
     for key, value in given.items():
-        if key in sig.parameters and not _is_nested(value):
+        if key in own:
+            _value(f"{path}.{key}", value, own[key])
+        elif key in sig.parameters and not _is_nested(value):
             _value(f"{path}.{key}", value, sig.parameters[key])
         else:
             _node(f"{path}.{key}", value)
-    _together(target, given)
+    rule = _rules(target, "CHECKS")
+    if rule is not None:
+        rule(given)
 
 
-def _together(target: str, values: dict[str, Any]) -> None:
-    """Checks what values must fulfil together: by the module `checks` beside the target's own, where there is one."""
+def _with_data(values: dict[str, Any]) -> None:
+    """Checks what the model's values must fulfil together with the data's."""
+    rule = _rules(values["model"]["_target_"], "CHECKS_WITH_DATA")
+    if rule is not None:
+        rule(values["model"], values["data"])
+
+
+def _rules(target: str, table: str) -> Callable[..., None] | None:
+    """What a target's values must fulfil together: of the module `checks` beside its own, where there is one."""
     module, _, name = target.rpartition(".")
     beside = f"{module.rpartition('.')[0]}.checks"
-    if find_module(beside) is not None:
-        rule = importlib.import_module(beside).CHECKS.get(name)
-        if rule is not None:
-            rule(values)
+    if find_module(beside) is None:
+        return None
+    rule: Callable[..., None] | None = getattr(importlib.import_module(beside), table, {}).get(name)
+    return rule
 
 
 def _is_nested(value: Any) -> bool:

@@ -13,6 +13,8 @@ from trilab.tracking.settings import redacted
 
 #: Parts that say where a run is kept, not what it computes.
 _NOT_HASHED = ("tracking", "paths")
+#: Overrides that a member of a batch of seeds does not have.
+_OF_THE_BATCH = ("seed", "trainer.seeds", "resume")
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,23 @@ class Job:
         assert isinstance(values, dict)
         return cls({str(key): value for key, value in values.items()}, dict(choices), list(overrides))
 
+    @classmethod
+    def of_each_seed(cls, config: DictConfig, choices: Mapping[str, str], overrides: list[str]) -> "list[Job]":
+        """A job for each of `trainer.seeds`, as if it were run alone; none where that is null.
+
+        Args:
+            config: not yet resolved, so that whatever follows `seed` follows it.
+            choices: as of `Job`.
+            overrides: as of `Job`.
+        """
+        jobs = []
+        kept = [text for text in overrides if text.partition("=")[0].lstrip("+") not in _OF_THE_BATCH]
+        for seed in config.trainer.get("seeds") or []:
+            own = config.copy()
+            own.seed, own.trainer.seeds, own.resume = seed, None, None
+            jobs.append(cls.of(own, choices, [*kept, f"seed={seed}"]))
+        return jobs
+
     @property
     def hash(self) -> str:
         """Twelve hexadecimal digits that are equal for runs that compute the same."""
@@ -53,7 +72,9 @@ class Job:
     def name(self) -> str:
         """A short name for people; what differs within an experiment comes first, for narrow columns."""
         model, data = (self.choices[group].rpartition("/")[2] for group in ("model", "data"))
-        return f"seed={self.config['seed']} {self.config['precision']['name']} {model} {data}"
+        seeds = self.config["trainer"].get("seeds")
+        which = f"seed={self.config['seed']}" if seeds is None else f"seeds={','.join(map(str, seeds))}"
+        return f"{which} {self.config['precision']['name']} {model} {data}"
 
 
 def build(node: Mapping[str, Any], **supplied: Any) -> Any:

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Sequence
+from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -55,6 +56,8 @@ def _with_value(base: DictConfig, text: str) -> DictConfig:
 
 def _machine(config: DictConfig) -> None:
     """Checks what only this machine can tell, and imports torch only where a setting depends on it."""
+    if config.resume is not None and not Path(config.resume).is_file():
+        raise ConfigError(f"resume={config.resume}: there is no such file.")
     build(config.tracking)
     accelerator, precision = config.accelerator, config.precision
     if accelerator.name in ("cuda", "mps"):

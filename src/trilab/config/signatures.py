@@ -57,6 +57,21 @@ def signature(target: str) -> Signature:
     return _function_signature(definition, target, skip_first=False)
 
 
+@cache
+def has_method(target: str, name: str) -> bool:
+    """Whether the class at a dotted path, or one that it derives from, defines a method."""
+    try:
+        definition, module = _definition(*_locate(target), target)
+    except UnknownTarget:
+        return False
+    if not isinstance(definition, ast.ClassDef):
+        return False
+    if any(isinstance(node, ast.FunctionDef) and node.name == name for node in definition.body):
+        return True
+    bases = [base.id for base in definition.bases if isinstance(base, ast.Name)]
+    return any(has_method(f"{module.name}.{base}", name) for base in bases)
+
+
 def _function_signature(function: ast.FunctionDef, target: str, skip_first: bool) -> Signature:
     positional = [*function.args.posonlyargs, *function.args.args][1 if skip_first else 0 :]
     known = ANNOTATIONS.get(target, {})

@@ -3,6 +3,9 @@
 `self.log` costs 0.26 ms a call whatever `log_every_n_steps` says, a third of a small network's whole step. So a
 training step hands its detached means to `observe`, which adds them up on the device, and only every
 `log_every_n_steps` batches (and at each epoch's end) are they read and sent to the logger.
+
+A module may hold several agents that train at once as one batch (`agents`). A metric of theirs is then a list with one
+value for each, and loggers get it so; what checkpoints and early stopping monitor is the mean.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -17,6 +20,8 @@ from trilab.errors import UserError
 from trilab.models.schedules import Constant, Schedule
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+#: A metric's value: a number, or one for each agent of a batch; None where there is none now.
+Value = float | list[float | None] | None
 
 
 def as_module(module: LightningModule) -> "Module":
@@ -28,6 +33,20 @@ def as_module(module: LightningModule) -> "Module":
 def is_logging_step(trainer: Trainer, batch_idx: int) -> bool:
     """Whether the training metrics are due after this batch (`trainer.log_every_n_steps`)."""
     return (batch_idx + 1) % int(trainer.log_every_n_steps) == 0  # type: ignore[attr-defined]
+
+
+def plain(value: Any) -> Value:
+    """A number, array, tensor or sequence as a `Value`."""
+    value = value.tolist() if hasattr(value, "tolist") else value
+    if value is None:
+        return None
+    return list(value) if isinstance(value, list | tuple) else float(value)
+
+
+def overall(value: Value) -> float | None:
+    """The mean over the agents that have a value."""
+    known = [item for item in (value if isinstance(value, list) else [value]) if item is not None]
+    return sum(known) / len(known) if known else None
 
 
 class Module(LightningModule):
@@ -42,6 +61,10 @@ class Module(LightningModule):
     x_axis = "optimizer_steps"
     #: What speed is counted in: the metric `perf/<work>_per_s`.
     work = "train_samples"
+    #: The name of an optimiser step where its speed is a metric of its own, `perf/<steps>_per_s`.
+    steps: str | None = None
+    #: How many agents train at once as one batch.
+    agents: int = 1
 
     def __init__(self, optimizer: OptimizerFactory, schedule: Schedule) -> None:
         super().__init__()
@@ -49,8 +72,10 @@ class Module(LightningModule):
         self._schedule = schedule
         self._window: dict[str, Tensor] = {}
         self._window_weight = 0
-        #: Units of `work` done so far in this process.
+        #: Units of `work` done so far in this process, by all agents together.
         self.work_done = 0
+        #: The latest value of every metric that was reported.
+        self.reported: dict[str, Value] = {}
 
     @property
     def warm(self) -> bool:
@@ -90,9 +115,13 @@ class Module(LightningModule):
         return min(1.0, step / max(1, int(self.trainer.estimated_stepping_batches))) if step else 0.0
 
     def observe(self, weight: int, **means: Tensor) -> None:
-        """Adds scalar means over `weight` samples to the current window of training metrics.
+        """Adds means over `weight` samples to the current window of training metrics.
 
         A window always holds the same names. The tensors may live on any device; nothing is synchronised here.
+
+        Args:
+            weight: units of `work` of all agents together.
+            means: (), or (agents,) where each agent has its own.
         """
         for name, mean in means.items():
             total = mean.detach().float() * weight
@@ -100,10 +129,16 @@ class Module(LightningModule):
         self._window_weight += weight
         self.work_done += weight
 
-    def report(self, metrics: Mapping[str, float | Tensor]) -> None:
-        """Reports finished metrics (`val/…`, `test/…`): to checkpoints and early stopping, and to the logger at `x`."""
-        values = {name: float(value) for name, value in metrics.items()}
-        self.log_dict({name: torch.tensor(value) for name, value in values.items()}, logger=False, batch_size=1)
+    def report(self, metrics: Mapping[str, Any]) -> None:
+        """Reports finished metrics (`val/…`, `test/…`): to checkpoints and early stopping, and to the logger at `x`.
+
+        Args:
+            metrics: numbers, arrays or tensors; with an element for each agent where there are several.
+        """
+        values = {name: plain(value) for name, value in metrics.items()}
+        self.reported.update(values)
+        means = {name: mean for name, value in values.items() if (mean := overall(value)) is not None}
+        self.log_dict({name: torch.tensor(mean) for name, mean in means.items()}, logger=False, batch_size=1)
         self._send(values)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
@@ -114,15 +149,31 @@ class Module(LightningModule):
         if self._window_weight:
             self.report(self._close_window())
 
-    def _close_window(self) -> dict[str, float]:
+    def _close_window(self) -> dict[str, Value]:
         if not self._window_weight:
             return {}
-        totals = torch.stack(tuple(self._window.values())).tolist()  # one synchronisation for all
-        means = {f"train/{name}": total / self._window_weight for name, total in zip(self._window, totals, strict=True)}
+        totals = [total.reshape(-1) for total in self._window.values()]  # (1,) or (agents,)
+        flat = iter(torch.cat(totals).tolist())  # one synchronisation for all
+        means: dict[str, Value] = {}
+        for name, total in self._window.items():
+            values: list[float | None] = [next(flat) / self._window_weight for _ in range(total.numel())]
+            means[f"train/{name}"] = values if total.dim() else values[0]
         self._window, self._window_weight = {}, 0
         return means
 
-    def _send(self, values: Mapping[str, float]) -> None:
-        if values and not self.trainer.sanity_checking:
+    def _send(self, values: Mapping[str, Value]) -> None:
+        known = {name: value for name, value in values.items() if value is not None}
+        if known and not self.trainer.sanity_checking:
             for logger in self.trainer.loggers:
-                logger.log_metrics(dict(values), step=self.x)
+                logger.log_metrics(dict(known), step=self.x)  # type: ignore[arg-type]  # a list where agents differ
+
+    # One agent of several. A module that can hold several overrides both, and has a static or class method
+    # `joined(members)`, which makes one module of several that differ in their seeds alone.
+
+    def agent_state(self, k: int) -> dict[str, Tensor]:
+        """The state_dict of agent k as it would be alone."""
+        return dict(self.state_dict())
+
+    def load_agent_state(self, k: int, state: dict[str, Tensor]) -> None:
+        """Gives agent k the parameters of one that was saved alone."""
+        self.load_state_dict(state)

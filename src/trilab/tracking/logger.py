@@ -39,6 +39,11 @@ class MlflowLogger(Logger):
         self._last_flush = time.monotonic()
         self.latest: dict[str, float] = {}
 
+    @property
+    def all(self) -> "list[MlflowLogger]":
+        """The logger itself, then those of the run's members."""
+        return [self]
+
     # Empty, so that Lightning's checkpoints stand in save_dir/checkpoints.
     @property
     def name(self) -> str:
@@ -60,11 +65,15 @@ class MlflowLogger(Logger):
         stopped = interruption()
         if stopped is not None:  # something has swallowed the exception, and the training still goes on
             raise stopped
-        now = int(time.time() * 1000)
-        self._buffer += [Metric(key, float(value), now, step or 0) for key, value in metrics.items()]
-        self.latest.update(metrics)
+        self.add(metrics, step or 0)
         if len(self._buffer) >= _BATCH or time.monotonic() - self._last_flush > self._flush_s:
             self.flush()
+
+    def add(self, metrics: Mapping[str, float], step: int) -> None:
+        """Lets metrics wait for the next request."""
+        now = int(time.time() * 1000)
+        self._buffer += [Metric(key, float(value), now, step) for key, value in metrics.items()]
+        self.latest.update(metrics)
 
     def flush(self) -> None:
         """Sends everything that waits."""

@@ -24,7 +24,7 @@ def fetch_run(run_id: str, overrides: list[str], folder: Path) -> tuple[dict[str
         folder: where the checkpoint is downloaded to.
 
     Raises:
-        ConfigError: no such store or run.
+        ConfigError: no such store or run, or one of several agents.
         UserError: the run has no checkpoint, or is not one of trilab's.
     """
     given = [text.partition("=")[2].strip("'\"") for text in overrides if text.startswith("tracking.uri=")]
@@ -43,6 +43,11 @@ def fetch_run(run_id: str, overrides: list[str], folder: Path) -> tuple[dict[str
     missing = [group for group in _GROUPS if f"trilab.{group}" not in run.data.tags]
     if missing:
         raise UserError(f"run={run_id} was not made by trilab train: it has no tag trilab.{missing[0]}.")
+    config = yaml.safe_load(Path(client.download_artifacts(run_id, "config.yaml", str(folder))).read_text())
+    if config["trainer"].get("seeds"):
+        under = client.search_runs([run.info.experiment_id], f"tags.`mlflow.parentRunId` = '{run_id}'")
+        each = ", ".join(f"run={member.info.run_id} (seed {member.data.params['seed']})" for member in under[::-1])
+        raise ConfigError(f"run={run_id} is of several agents. Evaluate one of them: {each}.")
     present = {item.path for item in client.list_artifacts(run_id, "checkpoints")}
     if not present:
         raise UserError(
@@ -50,7 +55,6 @@ def fetch_run(run_id: str, overrides: list[str], folder: Path) -> tuple[dict[str
             "trilab evaluate checkpoint=outputs/.../checkpoints/best.ckpt"
         )
     name = next((path for path in sorted(present) if Path(path).stem == "best"), sorted(present)[0])
-    config = yaml.safe_load(Path(client.download_artifacts(run_id, "config.yaml", str(folder))).read_text())
     config["tracking"]["uri"] = uri
     checkpoint = Path(client.download_artifacts(run_id, name, str(folder)))
     return config, {group: run.data.tags[f"trilab.{group}"] for group in _GROUPS}, checkpoint

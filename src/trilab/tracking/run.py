@@ -1,10 +1,14 @@
-"""The life of one MLflow run: opened before anything is built, ended with what really happened."""
+"""The life of an MLflow run: opened before anything is built, ended with what really happened.
+
+A run may have members: several trained as one, each with a run of its own under this one. They are opened after it and
+end with it, all of them with the same status.
+"""
 
 import contextlib
 import getpass
 import json
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,14 +28,24 @@ _CUT = " …[shortened; whole in config.yaml]"
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 
+#: A run's name and its tags.
+Opening = tuple[str, Mapping[str, str]]
+
+
 class Run:
-    """An open MLflow run."""
+    """An open MLflow run, and the members that it may have."""
 
     def __init__(self, client: MlflowClient, run_id: str, experiment_id: str, settings: Tracking) -> None:
         self.client = client
         self.id = run_id
         self.experiment_id = experiment_id
         self.settings = settings
+        self.members: list[Run] = []
+
+    @property
+    def all(self) -> "list[Run]":
+        """The run itself, then its members."""
+        return [self, *self.members]
 
     def log_config(self, config: Mapping[str, Any], overrides: list[str]) -> None:
         """The whole configuration: flattened as parameters, and as artifacts to run it again from."""
@@ -44,12 +58,13 @@ class Run:
         self.client.log_text(self.id, OmegaConf.to_yaml(OmegaConf.create(overrides)), "overrides.yaml")
 
     def log_provenance(self) -> None:
-        """The installed packages, and what the code differs from its commit by."""
-        self.client.log_text(self.id, environment(), "environment.txt")
+        """The installed packages, and what the code differs from its commit by; its members' too."""
         tags, diff = git()
-        self.set_tags(tags)
-        if diff:
-            self.client.log_text(self.id, diff, "git.diff")
+        for run in self.all:
+            run.client.log_text(run.id, environment(), "environment.txt")
+            run.set_tags(tags)
+            if diff:
+                run.client.log_text(run.id, diff, "git.diff")
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         self.client.log_batch(self.id, tags=[RunTag(key, str(value)) for key, value in tags.items()])
@@ -57,10 +72,16 @@ class Run:
     def log_summary(self, summary: Mapping[str, Any]) -> None:
         self.client.log_text(self.id, json.dumps(summary, indent=2, default=str), "summary.json")
 
-    def log_checkpoints(self, folder: Path) -> None:
-        """Uploads a folder of checkpoints, if the settings say so and there is one."""
-        if self.settings.checkpoints and folder.is_dir():
-            self.client.log_artifacts(self.id, str(folder), "checkpoints")
+    def log_outputs(self, folders: Sequence[Path]) -> None:
+        """Uploads what there is in the local folders of the run and of its members.
+
+        That is `checkpoints/`, if the settings say so, and whatever was put into `artifacts/`.
+        """
+        for run, folder in zip(self.all, folders, strict=True):
+            if self.settings.checkpoints and (folder / "checkpoints").is_dir():
+                run.client.log_artifacts(run.id, str(folder / "checkpoints"), "checkpoints")
+            if (folder / "artifacts").is_dir():
+                run.client.log_artifacts(run.id, str(folder / "artifacts"))
 
     @property
     def where(self) -> str:
@@ -71,8 +92,8 @@ class Run:
 
 
 @contextlib.contextmanager
-def open_run(settings: Tracking, name: str, tags: Mapping[str, str]) -> Iterator[Run]:
-    """Opens a run and ends it with its true status.
+def open_run(settings: Tracking, name: str, tags: Mapping[str, str], members: Sequence[Opening] = ()) -> Iterator[Run]:
+    """Opens a run, with its members, and ends each with its true status.
 
     FINISHED where the body ends; KILLED where SIGINT or SIGTERM ended it; FAILED, with the traceback as an artifact,
     on any other exception. The exception goes on.
@@ -81,14 +102,16 @@ def open_run(settings: Tracking, name: str, tags: Mapping[str, str]) -> Iterator
         UserError: the store cannot be reached or written.
     """
     client, experiment_id = connect(settings)
-    with shielded():  # a run must not come to be without anybody to end it
-        created = client.create_run(
-            experiment_id, run_name=name, tags={**_standard_tags(), **settings.tags, **tags, "mlflow.runName": name}
-        )
-        run = Run(client, created.info.run_id, experiment_id, settings)
+    opened: list[Run] = []
     monitor = None
     status: Status = "FAILED"
     try:
+        _open(opened, client, experiment_id, settings, (name, tags))
+        run = opened[0]
+        under = {"mlflow.parentRunId": run.id, "trilab.seed_batch": run.id}
+        for member_name, member_tags in members:
+            _open(opened, client, experiment_id, settings, (member_name, {**member_tags, **under}))
+        run.members = opened[1:]
         monitor = _start_monitor(run)
         yield run
         status = "FINISHED"
@@ -97,19 +120,46 @@ def open_run(settings: Tracking, name: str, tags: Mapping[str, str]) -> Iterator
         if stopped is not None:
             status = "KILLED"
             with shielded():
-                run.set_tags({"trilab.end": str(stopped)})
+                _each(opened, lambda run: run.set_tags({"trilab.end": str(stopped)}))
             if stopped is error:
                 raise
             raise stopped from error
         with contextlib.suppress(Exception), shielded():  # the first error is the one to report
-            run.set_tags({"trilab.end": f"{type(error).__name__}: {str(error)[:400]}"})
-            client.log_text(run.id, "".join(traceback.format_exception(error)), "traceback.txt")
+            said, text = f"{type(error).__name__}: {str(error)[:400]}", "".join(traceback.format_exception(error))
+            _each(opened, lambda run: _leave(run, said, text))
         raise
     finally:
         with shielded():
             if monitor is not None:
                 _finish_monitor(monitor)
-            client.set_terminated(run.id, status=status)
+            _each(opened[::-1], lambda run: client.set_terminated(run.id, status=status))
+
+
+def _open(opened: list[Run], client: MlflowClient, experiment_id: str, settings: Tracking, opening: Opening) -> None:
+    name, tags = opening
+    tags = {**_standard_tags(), **settings.tags, **tags, "mlflow.runName": name}
+    with shielded():  # a run must not come to be without anybody to end it
+        created = client.create_run(experiment_id, run_name=name, tags=tags)
+        opened.append(Run(client, created.info.run_id, experiment_id, settings))
+
+
+def _leave(run: Run, said: str, trace: str) -> None:
+    run.set_tags({"trilab.end": said})
+    run.client.log_text(run.id, trace, "traceback.txt")
+
+
+def _each(runs: Sequence[Run], act: Callable[[Run], Any]) -> None:
+    """Does it to every run, though it fails for one; where it fails for two, the store is gone."""
+    errors: list[Exception] = []
+    for run in runs:
+        try:
+            act(run)
+        except Exception as error:
+            errors.append(error)
+            if len(errors) > 1:
+                break
+    if errors:
+        raise errors[0]
 
 
 def _standard_tags() -> dict[str, str]:

@@ -1,91 +1,15 @@
 """The agent through Lightning's Trainer."""
 
-import functools
-import logging
-
 import gymnasium as gym
 import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+from rl_agents import fit, make_agent, make_data, make_trainer, weights
+from torch import nn
 
-from trilab.data.rl.datamodule import GymnasiumData
 from trilab.errors import ConfigError, UserError
-from trilab.models.rl.dqn import DQN
-from trilab.models.rl.exploration import LinearEpsilon
-from trilab.models.rl.networks import MLP
-from trilab.models.schedules import Constant, Linear
-
-logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-
-
-def make_data(**changes):
-    settings = {
-        "env_id": "CartPole-v1",
-        "num_envs": 1,
-        "backend": "auto",
-        "max_episode_steps": None,
-        "total_env_steps": 600,
-        "env_steps_per_epoch": 300,
-        "env_steps_per_iteration": 100,
-        "replay_capacity": 400,
-        "batch_size": 16,
-        "learning_starts": 100,
-        "eval_envs": 10,
-        "val_episodes": 10,
-        "val_seed": 1000,
-        "test_episodes": 10,
-        "test_seed": 2000,
-        "seed": 3,
-    }
-    return GymnasiumData(**(settings | changes))
-
-
-def make_agent(data, schedule=None, optimizer=torch.optim.Adam, lr=1e-3, hidden=(32, 32), **changes):
-    data.prepare_data()
-    data.setup("fit")
-    settings = {
-        "epsilon": LinearEpsilon(start=1.0, end=0.1, fraction=0.5),
-        "double": False,
-        "gamma": 0.99,
-        "loss": "mse",
-        "env_steps_per_update": 10,
-        "target_update_every": 50,
-        "tau": 1.0,
-        "seed": 3,
-    }
-    torch.manual_seed(settings["seed"])
-    return DQN(
-        spec=data.spec,
-        optimizer=functools.partial(optimizer, lr=lr),
-        schedule=schedule or Constant(),
-        network=functools.partial(MLP, hidden=list(hidden)),
-        **(settings | changes),
-    )
-
-
-def make_trainer(**changes):
-    settings = {
-        "accelerator": "cpu",
-        "max_epochs": -1,
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "num_sanity_val_steps": 0,
-    }
-    return pl.Trainer(**(settings | changes))
-
-
-def fit(data=None, trainer=None, **agent):
-    data = data or make_data()
-    agent, trainer = make_agent(data, **agent), trainer or make_trainer()
-    trainer.fit(agent, datamodule=data)
-    return agent, trainer
-
-
-def weights(agent):
-    return torch.cat([value.flatten() for value in agent.state_dict().values()])
+from trilab.models.schedules import Linear
 
 
 def test_the_budget_ends_the_training_and_is_counted():
@@ -95,7 +19,15 @@ def test_the_budget_ends_the_training_and_is_counted():
     assert trainer.current_epoch == 2
     assert agent.warm
     expected = {"val/return_mean", "val/return_std", "val/episode_length_mean", "train/loss", "train/q_mean"}
-    expected |= {"train/epsilon", "train/gradient_steps", "train/return_mean", "train/episode_length_mean"}
+    expected |= {"val/return_iqm", "val/q_predicted", "val/q_real", "val/overestimation"}
+    expected |= {"train/td_error_abs_mean", "train/td_error_p50", "train/dead_units", "train/replay_fill"}
+    expected |= {
+        "train/return_running_mean",
+        "train/epsilon",
+        "train/gradient_steps",
+        "train/return_mean",
+        "train/episode_length_mean",
+    }
     assert expected <= set(trainer.callback_metrics)
     assert trainer.callback_metrics["train/epsilon"] == pytest.approx(0.1)
 
@@ -145,43 +77,44 @@ def test_target_network_is_copied_on_the_grid():
     assert not any(parameter.requires_grad for parameter in agent.target_network.parameters())
 
 
+def plain_network(agent):
+    """The agent's network as anybody would write it down."""
+    layers = [nn.Linear(4, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 2)]
+    network = nn.Sequential(*layers)
+    for mine, theirs in zip(network.parameters(), agent.network.parameters(), strict=True):
+        mine.data.copy_(theirs.data)
+    return network
+
+
 def test_updates_are_those_of_a_loop_written_by_hand():
     """One environment, everything in the open: no vector, no grid, no Lightning."""
     data = make_data(env_steps_per_iteration=100, total_env_steps=400)
     agent = make_agent(data)
-    network, target = (MLP(data.spec, hidden=[32, 32]) for _ in range(2))
-    for twin in (network, target):
-        twin.load_state_dict(agent.network.state_dict())
+    network, target = (plain_network(agent) for _ in range(2))
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
-    taken, batches = [], []
+    batches = []
+    begin = agent.begin
 
-    class Spy:
-        """Keeps what the agent drew, to be drawn again by hand."""
+    def spy(experience, restored):
+        """Keeps what the agent drew, to be learned from again by hand."""
+        sink = begin(experience, restored)
+        sample = agent._replay.sample
 
-        def __init__(self, replay):
-            self.replay = replay
-
-        def __len__(self):
-            return len(self.replay)
-
-        def add(self, *columns):
-            taken.append(columns[1].item())
-            self.replay.add(*columns)
-
-        def sample(self, size):
-            batches.append((len(taken), self.replay.sample(size)))
+        def keep(*args):
+            batches.append((experience.env_steps, sample(*args)))
             return batches[-1][1]
 
-    data.trainer = None
-    experience = data.train_dataloader().item
-    experience.replay = Spy(experience.replay)
+        agent._replay.sample = keep
+        return sink
+
+    agent.begin = spy
     make_trainer().fit(agent, datamodule=data)
 
     assert [step for step, _ in batches] == list(range(100, 401, 10))
     for step, batch in batches:
         with torch.no_grad():
             future = target(batch.next_observation).max(dim=1).values
-            y = batch.reward + 0.99 * future * (1 - batch.terminated)
+            y = batch.reward + future * batch.discount
         loss = torch.stack(
             [(network(o)[a] - t) ** 2 for o, a, t in zip(batch.observation, batch.action, y, strict=True)]
         )
@@ -287,16 +220,18 @@ def test_a_grad_scaler_gets_every_update():
 
 def test_bf16_autocast_keeps_losses_in_fp32():
     seen = []
-    agent = make_agent(data := make_data())
-    inner = agent._update
+    agent = make_agent(data := make_data(), double=True)
+    inner, target = agent.returns.loss, agent.returns.target
 
-    def update(*args):
-        seen.append(agent._target(args[0]).dtype)
-        result = inner(*args)
-        seen.extend(value.dtype for value in result)
+    def loss(output, action, targets):
+        seen.extend([targets.dtype, (result := inner(output, action, targets)).dtype])
         return result
 
-    agent._update = update
+    def half(*args):
+        seen.append((result := target(*args)).dtype)
+        return result
+
+    agent.returns.loss, agent.returns.target = loss, half
     make_trainer(precision="bf16-mixed").fit(agent, datamodule=data)
     assert set(seen) == {torch.float32}
 
@@ -311,18 +246,6 @@ def test_checkpoint_restores_the_count_and_the_target(tmp_path):
     assert again.x == 600
     assert torch.equal(weights(again), weights(agent))
     assert {"test/return_mean", "test/return_std", "test/episode_length_mean"} <= set(trainer.callback_metrics)
-
-
-def test_training_can_go_on_from_a_checkpoint(tmp_path):
-    agent, trainer = fit(trainer=make_trainer(max_epochs=1))
-    assert agent.env_steps == 300
-    trainer.save_checkpoint(tmp_path / "a.ckpt")
-    again, data = make_agent(fresh := make_data()), fresh
-    trainer = make_trainer()
-    trainer.fit(again, datamodule=data, ckpt_path=tmp_path / "a.ckpt", weights_only=True)
-    assert again.env_steps == 600
-    # The replay begins empty and is filled to learning_starts again: updates at 400, 410, ..., 600.
-    assert trainer.global_step == 21 + 21
 
 
 def test_metrics_reach_the_logger_at_environment_steps():
@@ -384,7 +307,9 @@ def test_learning_beats_knowing_nothing():
     data.setup("fit")
     rng = np.random.default_rng(0)
     random_returns = (
-        data.test_dataloader().item.run(lambda observations: rng.integers(2, size=len(observations))).returns
+        data.test_dataloader()
+        .item.run(lambda seen: (rng.integers(2, size=len(seen)), np.zeros(len(seen))), gamma=0.99)
+        .returns
     )
     data.teardown("test")
     assert random_returns.mean() < 40

@@ -15,6 +15,11 @@ def check_gymnasium_data(values: Mapping[str, Any]) -> None:
         values: its constructor's arguments by name.
     """
     registered(values["env_id"])
+    check_experience(values)
+
+
+def check_experience(values: Mapping[str, Any]) -> None:
+    """The same but for the environment's name."""
     if values["learning_starts"] >= values["total_env_steps"]:
         raise ConfigError(
             f"data.learning_starts={values['learning_starts']} is not below data.total_env_steps="

@@ -1,160 +1,204 @@
-"""The agent's life in its environments: experience to learn from, and episodes to be judged by."""
+"""The agents' life in their training environments."""
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from gymnasium.vector import AutoresetMode
 
-from trilab.data.rl.environment import Environments
-from trilab.data.rl.replay import Batch, ReplayBuffer
+from trilab.data.rl.environments import Environments
 from trilab.data.rl.spec import FIRST_TRAINING_SEED
 
-#: Acts on the whole batch of environments: observations (num_envs, *shape) -> actions (num_envs,) int64.
-Policy = Callable[[np.ndarray], np.ndarray]
+#: Observations (rows, *shape), and which agents act (None: all) -> actions (rows,) int64.
+Policy = Callable[[np.ndarray, np.ndarray | None], np.ndarray]
+
+#: How many of an agent's latest episodes its running mean is taken over.
+RUNNING = 100
 
 
-class Episodes(NamedTuple):
-    """Finished episodes."""
+class Sink(Protocol):
+    """What takes the transitions of one step of all environments: a replay, or a learner that needs none."""
 
-    returns: np.ndarray  # undiscounted, unclipped sums of rewards
-    lengths: np.ndarray  # environment steps
+    def __call__(
+        self,
+        observation: np.ndarray,
+        action: np.ndarray,
+        reward: np.ndarray,
+        next_observation: np.ndarray,
+        terminated: np.ndarray,
+        truncated: np.ndarray,
+        valid: np.ndarray | None,
+    ) -> None: ...
+
+
+class Finished(NamedTuple):
+    """Means over one agent's episodes; None where it has finished none."""
+
+    return_mean: float | None  # undiscounted, unclipped; of the episodes since last asked
+    return_running: float | None  # of its last hundred
+    length_mean: float | None  # environment steps
 
 
 class Experience:
-    """Training environments and the replay that they fill.
+    """Training environments of one agent, or of several that learn side by side.
 
-    Counts in environment steps, which are stored transitions, whatever the number of environments.
+    Counts in environment steps of each agent, which are its transitions, whatever the number of environments.
 
     Args:
         environments: stepped in turn with the learning.
-        replay: takes every transition.
-        total_env_steps: the budget; schedules are shares of it.
+        seeds: of each agent's environments.
+        total_env_steps: each agent's budget; schedules are shares of it.
         env_steps_per_iteration: environment steps of one training step.
-        batch_size: transitions in a batch.
-        learning_starts: transitions to hold before the first batch may be drawn.
-        seed: of the training environments.
-        env_steps: steps already taken in an earlier process.
+        replay_capacity: transitions that a replay of an agent should hold.
+        batch_size: transitions in a batch of an agent.
+        learning_starts: environment steps before the first update.
+        reward_clip: bound of what is learned from; episodes are counted unclipped. None: no bound.
+        keep_replay: whether a checkpoint should hold the replay.
     """
 
     def __init__(
         self,
         environments: Environments,
-        replay: ReplayBuffer,
         *,
+        seeds: Sequence[int],
         total_env_steps: int,
         env_steps_per_iteration: int,
+        replay_capacity: int,
         batch_size: int,
         learning_starts: int,
-        seed: int,
-        env_steps: int = 0,
+        reward_clip: float | None = None,
+        keep_replay: bool = True,
     ) -> None:
         self.environments = environments
-        self.replay = replay
         self.total_env_steps = total_env_steps
         self.env_steps_per_iteration = env_steps_per_iteration
+        self.replay_capacity = replay_capacity
         self.batch_size = batch_size
         self.learning_starts = learning_starts
-        self.env_steps = env_steps
-        environments.reset(FIRST_TRAINING_SEED + int(np.random.SeedSequence(seed).generate_state(1)[0]) // 8)
-        self._returns = np.zeros(environments.num_envs)
-        self._vector_steps = 0
-        self._begun = np.zeros(environments.num_envs, np.int64)  # vector steps before each episode's first
-        # After an episode's end, one vector step is spent on the reset, or none.
-        self._pause = int(environments.mode is AutoresetMode.NEXT_STEP)
-        self._finished: list[tuple[float, int]] = []
+        self.reward_clip = reward_clip
+        self.keep_replay = keep_replay
+        #: Environment steps of every agent, at least; those of several need not be equal at every moment.
+        self.env_steps = 0
+        #: Where the current training step is over.
+        self.iteration_ends = 0
+        #: Where learning may begin: `learning_starts` after the replay was last empty.
+        self.learns_from = learning_starts
+        #: Whether the environments went on where a checkpoint left them.
+        self.continued = True
+        agents, rows = environments.agents, environments.agents * environments.num_envs
+        # Environments that spend a step on their reset let agents fall out of step with each other.
+        self._apart = agents > 1 and environments.mode is AutoresetMode.NEXT_STEP
+        self._steps = np.zeros(agents, np.int64)  # of each agent, where they may differ
+        environments.reset([_environment_seed(seed) for seed in seeds])
+        self._returns = np.zeros(rows)
+        self._lengths = np.zeros(rows, np.int64)
+        self._new: list[list[tuple[float, int]]] = [[] for _ in range(agents)]
+        self._latest: list[deque[float]] = [deque(maxlen=RUNNING) for _ in range(agents)]
 
-    @property
-    def ready(self) -> bool:
-        """Whether there is enough to learn from."""
-        return len(self.replay) >= max(1, self.learning_starts)
+    def next_iteration(self) -> int:
+        """Begins a training step, and returns the number of environment steps at which it is over.
 
-    @property
-    def iteration_ends(self) -> int:
-        """The number of environment steps at which the current training step is over.
-
-        On a fixed grid, so that the few steps by which a vector of environments overshoots never add up.
+        On a fixed grid, so that the few steps by which environments overshoot never add up, nor decide anything.
         """
-        size = self.env_steps_per_iteration
-        return min((self.env_steps // size + 1) * size, self.total_env_steps)
+        self.iteration_ends = min(self.iteration_ends + self.env_steps_per_iteration, self.total_env_steps)
+        return self.iteration_ends
 
-    def collect(self, policy: Policy, until: int) -> None:
-        """Acts until `env_steps` has reached `until`, in whole steps of all environments."""
-        environments, add = self.environments, self.replay.add
+    def collect(self, policy: Policy, until: int, sink: Sink) -> None:
+        """Acts until every agent has taken `until` environment steps, in whole steps of all environments of each."""
+        if self._apart:
+            self._collect_apart(policy, until, sink)
+            return
+        environments, clip = self.environments, self.reward_clip
         while self.env_steps < until:
             observation = environments.observations
-            action = policy(observation)
+            action = policy(observation, None)
             step = environments.step(action)
-            valid = step.valid
+            reward, valid = step.reward, step.valid
+            learned = reward if clip is None else np.clip(reward, -clip, clip)
+            sink(observation, action, learned, step.next_observation, step.terminated, step.truncated, valid)
             if valid is None:
-                add(observation, action, step.reward, step.next_observation, step.terminated)
                 self.env_steps += environments.num_envs
-                self._returns += step.reward
+                self._returns += reward
+                self._lengths += 1
             else:
-                rows = observation[valid], action[valid], step.reward[valid], step.next_observation[valid]
-                add(*rows, step.terminated[valid])
-                self.env_steps += len(rows[0])
-                self._returns += np.where(valid, step.reward, 0.0)
-            self._vector_steps += 1
+                self.env_steps += int(valid.sum())
+                self._returns += np.where(valid, reward, 0.0)
+                self._lengths += valid
             if step.done is not None:
                 self._end_episodes(step.done)
 
+    def _collect_apart(self, policy: Policy, until: int, sink: Sink) -> None:
+        """The same for agents of which some may be ahead: those wait, exactly as they would alone."""
+        environments, clip = self.environments, self.reward_clip
+        while (behind := self._steps < until).any():
+            observation = environments.observations
+            action = policy(observation, behind)
+            step = environments.step(action, behind)
+            valid = step.valid
+            if valid is None:
+                valid = np.repeat(behind, environments.num_envs)
+            learned = step.reward if clip is None else np.clip(step.reward, -clip, clip)
+            sink(observation, action, learned, step.next_observation, step.terminated, step.truncated, valid)
+            self._steps += valid.reshape(environments.agents, -1).sum(1)
+            self._returns += np.where(valid, step.reward, 0.0)
+            self._lengths += valid
+            if step.done is not None:
+                self._end_episodes(step.done & valid)
+        self.env_steps = int(self._steps.min())
+
     def _end_episodes(self, done: np.ndarray) -> None:
-        lengths = self._vector_steps - self._begun[done]
-        self._finished += zip(self._returns[done].tolist(), lengths.tolist(), strict=True)
+        for row in np.flatnonzero(done).tolist():
+            agent, total = row // self.environments.num_envs, float(self._returns[row])
+            self._new[agent].append((total, int(self._lengths[row])))
+            self._latest[agent].append(total)
         self._returns[done] = 0.0
-        self._begun[done] = self._vector_steps + self._pause
+        self._lengths[done] = 0
 
-    def sample(self) -> Batch:
-        return self.replay.sample(self.batch_size)
+    def pop_episodes(self) -> list[Finished]:
+        """Each agent's episodes finished since last asked."""
+        finished = []
+        for agent, new in enumerate(self._new):
+            latest = self._latest[agent]
+            running = sum(latest) / len(latest) if latest else None
+            if new:
+                returns, lengths = zip(*new, strict=True)
+                finished.append(Finished(sum(returns) / len(new), running, sum(lengths) / len(new)))
+            else:
+                finished.append(Finished(None, running, None))
+            new.clear()
+        return finished
 
-    def pop_episodes(self) -> Episodes:
-        """The episodes finished since last asked."""
-        finished, self._finished = np.array(self._finished, np.float64).reshape(-1, 2), []
-        return Episodes(finished[:, 0], finished[:, 1].astype(np.int64))
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "env_steps": self.env_steps,
+            "steps": self._steps.tolist(),
+            "iteration_ends": self.iteration_ends,
+            "learns_from": self.learns_from,
+            "environments": self.environments.state_dict(),
+            "returns": self._returns.tolist(),
+            "lengths": self._lengths.tolist(),
+            "new": [[list(episode) for episode in new] for new in self._new],
+            "latest": [list(latest) for latest in self._latest],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on where another left off; where the environments cannot, they begin new episodes (`continued`)."""
+        self.env_steps = int(state["env_steps"])
+        self._steps[:] = state["steps"]
+        self.iteration_ends = int(state["iteration_ends"])
+        self.learns_from = int(state["learns_from"])
+        self._latest = [deque(latest, maxlen=RUNNING) for latest in state["latest"]]
+        self._new = [[(total, int(length)) for total, length in new] for new in state["new"]]
+        self.continued = self.environments.load_state_dict(state["environments"])
+        if self.continued:
+            self._returns[:] = state["returns"]
+            self._lengths[:] = state["lengths"]
 
     def close(self) -> None:
         self.environments.close()
 
 
-class Evaluation:
-    """Exactly `episodes` episodes with fixed seeds, none preferred for being short.
-
-    Counting the first so many episodes to finish in a vector of environments favours short ones. Here every slot of
-    the vector plays one episode from its start, and a new round begins when the last of them has ended.
-
-    Args:
-        environments: makes the environments, which are kept until `close`.
-        episodes: how many are played.
-        seed: of the first episode; fixed, so that every evaluation starts from the same states.
-    """
-
-    def __init__(self, environments: Callable[[], Environments], episodes: int, seed: int) -> None:
-        self.episodes = episodes
-        self.seed = seed
-        self._make = environments
-        self._environments: Environments | None = None
-
-    def run(self, policy: Policy) -> Episodes:
-        if self._environments is None:
-            self._environments = self._make()
-        environments = self._environments
-        rounds = []
-        for first in range(0, self.episodes, environments.num_envs):
-            environments.reset(self.seed + first)
-            running = np.arange(environments.num_envs) < self.episodes - first
-            counted = int(running.sum())
-            returns, lengths = np.zeros(len(running)), np.zeros(len(running), np.int64)
-            while running.any():
-                step = environments.step(policy(environments.observations))
-                returns += np.where(running, step.reward, 0.0)
-                lengths += running
-                if step.done is not None:
-                    running &= ~step.done
-            rounds.append((returns[:counted], lengths[:counted]))
-        return Episodes(*map(np.concatenate, zip(*rounds, strict=True)))
-
-    def close(self) -> None:
-        if self._environments is not None:
-            self._environments.close()
-            self._environments = None
+def _environment_seed(seed: int) -> int:
+    """A place above every seed that evaluation plays, apart from that of other seeds."""
+    return FIRST_TRAINING_SEED + int(np.random.SeedSequence(seed).generate_state(1)[0]) // 8

@@ -1,0 +1,1 @@
+"""Tables and plots made from what MLflow holds, and from nothing else."""
