@@ -95,14 +95,12 @@ def plain(num_envs: int, total: int, seed: int, solve: bool) -> dict[str, float 
 
     clock = Clock(solve)
     steps = stored = 0
+    envs.action_space.seed(seed)
     observation, _ = envs.reset(seed=seed)
     while steps < total:
         share = min(1.0, steps / (EPSILON_SHARE * total))
         epsilon = EPSILON_START + share * (EPSILON_END - EPSILON_START)
-        if rng.random() < epsilon:
-            action = envs.action_space.sample()
-        else:
-            action = greedy(observation)
+        action = envs.action_space.sample() if rng.random() < epsilon else greedy(observation)
         following, reward, terminated, truncated, infos = envs.step(action)
         true_following = following.copy()
         for i in np.flatnonzero(terminated | truncated):

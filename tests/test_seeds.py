@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from fake_agents import BATCHES, RATE, best_epoch, score, weight_after
+from fake_agents import BATCHES, RATE, TARGET, best_epoch, score, weight_after
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from test_train import artifacts, trilab
@@ -93,7 +93,8 @@ def test_every_agent_has_a_run_as_if_it_were_alone(
         assert [step for step, _ in seen] == [step for step, _ in walked]
         assert [value for _, value in seen] == pytest.approx([value for _, value in walked], rel=1e-5)
         assert run.data.metrics["test/weight"] == pytest.approx(best, rel=1e-5)
-        assert len(history(run, "train/loss")) == BATCHES * EPOCHS
+        losses = [(seed - TARGET) ** 2 * (1 - 2 * RATE) ** (2 * step) for step in range(BATCHES * EPOCHS)]
+        assert [value for _, value in history(run, "train/loss")] == pytest.approx(losses, rel=1e-4)
         assert not any(name.startswith(("perf/", "precision/")) or name.endswith("_std") for name in run.data.metrics)
         assert artifacts(run) >= {"config.yaml", "overrides.yaml", "environment.txt", "summary.json"}
         assert artifacts(run, "checkpoints") == {"checkpoints/best.ckpt"}
@@ -135,12 +136,10 @@ def test_an_agent_of_a_batch_is_the_agent_alone(fake: list[str], runs: Runs) -> 
         assert alone.data.tags[tag] == member.data.tags[tag]
 
 
-def test_evaluate_tests_one_agent(
-    fake: list[str], runs: Runs, capfd: pytest.CaptureFixture[str], workdir: Path
-) -> None:
-    assert trilab("train", *fake, "trainer.seeds=[0,5]", "trainer.max_epochs=2") == 0
+def test_evaluate_tests_one_agent(fake: list[str], runs: Runs, capfd: pytest.CaptureFixture[str]) -> None:
+    assert trilab("train", *fake, "trainer.seeds=[0,5]", "trainer.max_epochs=2", "hydra.run.dir=a") == 0
     parent, (other, member) = family(runs())
-    checkpoint = next(workdir.glob("outputs/walk/*/seed_5/checkpoints/best.ckpt"))
+    checkpoint, whole = "a/seed_5/checkpoints/best.ckpt", "a/checkpoints/last.ckpt"
     assert trilab("evaluate", f"run={member.info.run_id}") == 0
     assert trilab("evaluate", f"checkpoint={checkpoint}") == 0
     for tested in runs()[-2:]:
@@ -148,7 +147,6 @@ def test_evaluate_tests_one_agent(
         assert tested.data.tags["trilab.source_run"] == member.info.run_id
 
     # Of the whole batch there is nothing to evaluate.
-    whole = next(workdir.glob("outputs/walk/*/checkpoints/last.ckpt"))
     for source, said in (
         ([f"run={parent.info.run_id}"], f"run={other.info.run_id} (seed 0)"),
         ([f"checkpoint={whole}"], "seed_0/checkpoints/best.ckpt"),
@@ -229,6 +227,7 @@ def test_a_signal_ends_every_run_as_killed(stop_by: str, code: int, fake: list[s
     assert all(artifacts(run, "checkpoints") == {"checkpoints/best.ckpt"} for run in members)
 
 
+@pytest.mark.slow
 def test_sweeps_of_batches(fake: list[str], runs: Runs, capfd: pytest.CaptureFixture[str]) -> None:
     short = ["trainer.max_epochs=1", "test=false"]
     assert trilab("train", "-m", *fake, *short, "trainer.seeds=[0,1],[2,3]", "optimizer.lr=0.05,0.1") == 0
@@ -302,22 +301,18 @@ def test_wrong_seeds_and_wrong_resumes_are_one_line(
 # Going on
 
 
-@pytest.mark.parametrize("seeds", [[], ["trainer.seeds=[0,3,5]"]], ids=["alone", "batch"])
-def test_a_training_goes_on_with_the_epoch_after_the_checkpoint(
-    seeds: list[str], fake: list[str], runs: Runs, workdir: Path
-) -> None:
-    def newest(name: str) -> Path:
-        return max(workdir.glob(f"outputs/walk/*/{name}"), key=lambda path: path.stat().st_mtime)
-
+@pytest.mark.parametrize(
+    "seeds", [[], pytest.param(["trainer.seeds=[0,3,5]"], marks=pytest.mark.slow)], ids=["alone", "batch"]
+)
+def test_a_training_goes_on_with_the_epoch_after_the_checkpoint(seeds: list[str], fake: list[str], runs: Runs) -> None:
     # In five epochs the walkers of the seeds 3 and 5 pass by home; in eight, 0 does.
-    assert trilab("train", *fake, *seeds, "seed=5", "trainer.max_epochs=5") == 0
+    assert trilab("train", *fake, *seeds, "seed=5", "trainer.max_epochs=5", "hydra.run.dir=a") == 0
     stopped = runs()
-    assert trilab("train", *fake, *seeds, "seed=5", f"resume={newest('checkpoints/last.ckpt')}") == 0
+    assert trilab("train", *fake, *seeds, "seed=5", "resume=a/checkpoints/last.ckpt", "hydra.run.dir=b") == 0
     resumed = runs()[len(stopped) :]
-    resumed_last = torch.load(newest("checkpoints/last.ckpt"), weights_only=True)
-    assert trilab("train", *fake, *seeds, "seed=5") == 0
+    assert trilab("train", *fake, *seeds, "seed=5", "hydra.run.dir=c") == 0
     straight = runs()[2 * len(stopped) :]
-    straight_last = torch.load(newest("checkpoints/last.ckpt"), weights_only=True)
+    resumed_last, straight_last = (torch.load(f"{run}/checkpoints/last.ckpt", weights_only=True) for run in "bc")
 
     for before, after, never in zip(stopped, resumed, straight, strict=True):
         assert after.data.tags["trilab.resumed_from"] == before.info.run_id
@@ -331,26 +326,24 @@ def test_a_training_goes_on_with_the_epoch_after_the_checkpoint(
 
 
 def test_a_best_checkpoint_that_has_gone_is_told_and_another_takes_its_place(
-    fake: list[str], runs: Runs, workdir: Path, capfd: pytest.CaptureFixture[str]
+    fake: list[str], runs: Runs, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    assert trilab("train", *fake, "seed=5", "trainer.max_epochs=5") == 0
-    last = next(workdir.glob("outputs/walk/*/checkpoints/last.ckpt"))
-    moved = last.rename(workdir / "moved.ckpt")
-    last.with_name("best.ckpt").unlink()
+    assert trilab("train", *fake, "seed=5", "trainer.max_epochs=5", "hydra.run.dir=a") == 0
+    Path("a/checkpoints/last.ckpt").rename("moved.ckpt")
+    Path("a/checkpoints/best.ckpt").unlink()
     capfd.readouterr()
-    assert trilab("train", *fake, "seed=5", f"resume={moved}") == 0
+    assert trilab("train", *fake, "seed=5", "resume=moved.ckpt", "hydra.run.dir=b") == 0
     assert "best.ckpt, the best so far, is no longer there" in capfd.readouterr().err
     # From here on the walker only gets further away from home.
     assert runs()[-1].data.metrics["test/weight"] == pytest.approx(weight_after(5, 6), rel=1e-5)
 
 
 def test_a_checkpoint_of_something_else_is_one_line(
-    fake: list[str], runs: Runs, workdir: Path, capfd: pytest.CaptureFixture[str]
+    fake: list[str], runs: Runs, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    assert trilab("train", *fake, "trainer.seeds=[0,3]", "trainer.max_epochs=1") == 0
+    assert trilab("train", *fake, "trainer.seeds=[0,3]", "trainer.max_epochs=1", "hydra.run.dir=a") == 0
     before = len(runs())
-    whole = next(workdir.glob("outputs/walk/*/checkpoints/last.ckpt"))
-    alone = next(workdir.glob("outputs/walk/*/seed_3/checkpoints/best.ckpt"))
+    whole, alone = "a/checkpoints/last.ckpt", "a/seed_3/checkpoints/best.ckpt"
     for overrides, said in (
         ([*fake, f"resume={whole}"], "its training had trainer.seeds=[0,3], and this one has trainer.seeds=null"),
         ([*fake, f"resume={whole}", "trainer.seeds=[0,1]"], "and this one has trainer.seeds=[0,1]"),
@@ -362,3 +355,53 @@ def test_a_checkpoint_of_something_else_is_one_line(
         assert trilab("train", *overrides) == 2
         assert said in capfd.readouterr().err
     assert len(runs()) == before
+
+
+# The real thing
+
+CARTPOLE = [
+    "experiment=rl/dqn_cartpole",
+    "accelerator=cpu",
+    "tracking.system_metrics=false",
+    "data.learning_starts=500",
+    "data.env_steps_per_epoch=1000",
+    "data.val_episodes=3",
+    "data.test_episodes=3",
+]
+
+
+@pytest.mark.slow
+def test_dqn_on_cartpole_as_one_batch(runs: Runs) -> None:
+    steps = "data.total_env_steps=3000"
+    assert trilab("train", *CARTPOLE, steps, "trainer.seeds=[0,1]") == 0
+    parent, (_, member) = family(runs())
+    assert trilab("train", *CARTPOLE, steps, "seed=1") == 0
+    alone = runs()[-1]
+    assert alone.data.tags["trilab.config_hash"] == member.data.tags["trilab.config_hash"]
+    for metric in ("train/loss", "train/q_mean", "val/return_mean"):
+        theirs, its = history(alone, metric), history(member, metric)
+        assert [step for step, _ in theirs] == [step for step, _ in its]
+        assert [value for _, value in theirs] == pytest.approx([value for _, value in its], rel=1e-3)
+    assert trilab("evaluate", f"run={member.info.run_id}") == 0
+    assert runs()[-1].data.metrics["test/return_mean"] == member.data.metrics["test/return_mean"]
+    assert {"perf/env_steps_per_s", "perf/gradient_steps_per_s"} <= set(parent.data.metrics)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seeds", [[], ["trainer.seeds=[0,1]"]], ids=["alone", "batch"])
+def test_dqn_on_cartpole_goes_on(seeds: list[str], runs: Runs) -> None:
+    # The same schedules, ended by the number of epochs.
+    budget = [*CARTPOLE, *seeds, "data.total_env_steps=4000"]
+    assert trilab("train", *budget, "trainer.max_epochs=2", "hydra.run.dir=a") == 0
+    assert trilab("train", *budget, "resume=a/checkpoints/last.ckpt", "hydra.run.dir=b") == 0
+    assert trilab("train", *budget, "hydra.run.dir=c") == 0
+    resumed, straight = (torch.load(f"{run}/checkpoints/last.ckpt", weights_only=True) for run in "bc")
+    assert resumed["epoch"] == straight["epoch"] == 3
+    assert resumed["env_steps"] == straight["env_steps"] == 4000
+    for name, tensor in straight["state_dict"].items():
+        assert torch.equal(resumed["state_dict"][name], tensor), name
+    found = runs()
+    third = len(found) // 3
+    for before, after, never in zip(found[:third], found[third : 2 * third], found[2 * third :], strict=True):
+        for metric in ("val/return_mean", "train/loss"):
+            assert history(before, metric) + history(after, metric) == history(never, metric)

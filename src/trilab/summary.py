@@ -1,8 +1,11 @@
 """What came of a run: its metrics, its result against its goal, and where it is kept."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+import numpy as np
+
+from trilab.statistics import interquartile_mean
 
 
 @dataclass
@@ -80,19 +83,8 @@ class BatchSummary:
             "members": {member.seed: member.run_id for member in self.members},
             "results": {member.seed: member.result for member in self.members},
             "result": self.result,
-            "result_interquartile_mean": interquartile_mean(results) if results else None,
+            "result_interquartile_mean": float(interquartile_mean(np.array(results))) if results else None,
             "result_min": results[0] if results else None,
             "result_max": results[-1] if results else None,
             "goal_reached": self.reached,
         }
-
-
-def interquartile_mean(ordered: Sequence[float]) -> float:
-    """Mean of the middle half of ascending values; a quarter, rounded down, is left out at either end.
-
-    Agarwal et al. 2021, Deep Reinforcement Learning at the Edge of the Statistical Precipice
-    (https://arxiv.org/abs/2108.13264).
-    """
-    cut = len(ordered) // 4
-    middle = ordered[cut : len(ordered) - cut]
-    return sum(middle) / len(middle)

@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 from rich.table import Table
 
 from trilab.console import program, show
-from trilab.summary import BatchSummary, Summary, interquartile_mean
+from trilab.statistics import interquartile_mean
+from trilab.summary import BatchSummary, Summary
 
 
 def show_summary(summary: Summary | BatchSummary) -> None:
@@ -96,7 +98,7 @@ def _batch_result(summary: BatchSummary, with_source: bool = True) -> str:
         return f"no {whole.goal['metric']}: nothing was evaluated"
     text = (
         f"{whole.split}/{whole.goal['metric']} of {len(results)} agents: mean {summary.result:.5g}, interquartile mean "
-        f"{interquartile_mean(results):.5g}, {results[0]:.5g} to {results[-1]:.5g}"
+        f"{interquartile_mean(np.array(results)):.5g}, {results[0]:.5g} to {results[-1]:.5g}"
     )
     if summary.reached is None:
         return text

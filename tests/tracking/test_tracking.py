@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ from mlflow import MlflowClient
 
 from trilab.errors import ConfigError
 from trilab.signals import Interrupted, interruptible, shielded
+from trilab.tracking.batch import BatchLogger
 from trilab.tracking.logger import MlflowLogger
 from trilab.tracking.run import flatten, open_run, shortened
 from trilab.tracking.settings import Tracking, redacted, store_uri
@@ -151,3 +153,46 @@ def test_a_short_run_still_has_system_metrics(workdir: Path) -> None:
         time.sleep(0.2)
     metrics = MlflowClient(f"sqlite:///{workdir}/mlflow.db").get_run(run.id).data.metrics
     assert metrics["system/system_memory_usage_megabytes"] > 0
+
+
+def _points(run_id: str, name: str, workdir: Path) -> list[tuple[int, float]]:
+    points = MlflowClient(f"sqlite:///{workdir}/mlflow.db").get_metric_history(run_id, name)
+    return sorted((point.step, point.value) for point in points)
+
+
+def test_a_metric_of_each_member_goes_to_its_run_and_the_mean_to_the_parent(workdir: Path) -> None:
+    with open_run(_settings(workdir), "parent", {}, [("first", {"mine": "1"}), ("second", {})]) as run:
+        ids = [member.id for member in run.members]
+        logger = BatchLogger(run.client, run.id, ids, workdir, flush_s=1000.0)
+        logger.log_metrics({"val/x": [1.0, 4.0], "perf/y": 7.0}, step=10)
+        logger.log_metrics({"val/x": [None, 2.0]}, step=20)
+        logger.log_metrics({"val/x": [None, None]}, step=30)
+        logger.flush()
+    assert [part.latest for part in logger.all[1:]] == [{"val/x": 1.0}, {"val/x": 2.0}]
+    assert _points(run.id, "val/x", workdir) == [(10, 2.5), (20, 2.0)]
+    assert _points(run.id, "val/x_std", workdir) == [(10, pytest.approx(statistics.stdev([1.0, 4.0])))]
+    assert _points(run.id, "perf/y", workdir) == [(10, 7.0)]
+    assert [_points(member, "val/x", workdir) for member in ids] == [[(10, 1.0)], [(10, 4.0), (20, 2.0)]]
+    assert _points(ids[0], "perf/y", workdir) == []
+    first = MlflowClient(f"sqlite:///{workdir}/mlflow.db").get_run(ids[0])
+    assert first.data.tags["mine"] == "1"
+    assert first.data.tags["mlflow.parentRunId"] == first.data.tags["trilab.seed_batch"] == run.id
+
+
+def test_sending_to_many_runs_takes_a_hundredth_of_the_time_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, sent = 0.0, []
+
+    class Slow:  # a store that takes two seconds for each of three runs
+        def log_batch(self, run_id: str, metrics: list[object]) -> None:
+            nonlocal now
+            now += 2.0
+            sent.append(now)
+
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    logger = BatchLogger(Slow(), "p", ["a", "b"], Path(), flush_s=5.0)  # type: ignore[arg-type]
+    for _ in range(2000):
+        now += 1.0
+        logger.log_metrics({"x": [1.0, 2.0]}, step=0)
+    assert sent[:3] == [8.0, 10.0, 12.0]  # the first after flush_s
+    assert sent[3] == 12.0 + 100 * 6.0 + 1.0 + 2.0  # the next when the 6 s are a hundredth
+    assert 2.0 * len(sent) / now < 0.0125

@@ -15,7 +15,7 @@ from matplotlib.ticker import EngFormatter
 
 from trilab.reports.rl_runs import Agent, curve, scores
 from trilab.reports.rl_tables import Groups
-from trilab.reports.statistics import bootstrap
+from trilab.statistics import bootstrap
 
 # Okabe & Ito's palette (https://jfly.uni-koeln.de/color/), which colour-blind people can tell apart; yellow left out,
 # which nobody can see on white. Line styles differ too, for print without colours.

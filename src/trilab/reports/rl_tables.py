@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from trilab.reports.rl_runs import Agent, curve, paired_scores, scores
-from trilab.reports.statistics import bootstrap, difference, probability_of_improvement
+from trilab.statistics import bootstrap, difference, probability_of_improvement
 
 Groups = Mapping[str, Mapping[str, Sequence[Agent]]]
 Rows = list[dict[str, str]]

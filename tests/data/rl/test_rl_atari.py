@@ -86,14 +86,14 @@ def assert_shows(observation, console):
     assert np.abs(observation[-1] - console.frame()).max() <= 1, "not the last picture, but for rounding"
 
 
-@pytest.mark.parametrize("episodic_life", [True, False])
+@pytest.mark.parametrize("episodic_life", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_transitions_are_the_games_own(episodic_life):
-    environments = breakout(2, max_episode_steps=90, episodic_life=episodic_life)
+    environments = breakout(2, max_episode_steps=150, episodic_life=episodic_life)
     environments.reset([7])
     generator = np.random.default_rng(1)
     consoles = [Console(7 + i).begin(environments.infos["episode_frame_number"][i]) for i in range(2)]
     played, ends = np.zeros(2, int), {"life": 0, "limit": 0, "over": 0}
-    for t in range(250):
+    for t in range(310):
         before = environments.observations
         for i in range(2):
             if played[i] == 0:
@@ -111,7 +111,7 @@ def test_transitions_are_the_games_own(episodic_life):
             over, lost = console.ale.game_over(), console.ale.lives() < lives
             assert (step.next_observation[i][:3] == before[i][1:]).all()
             assert step.terminated[i] == (over or (episodic_life and lost))
-            assert step.truncated[i] == (played[i] == 90 and not over)
+            assert step.truncated[i] == (played[i] == 150 and not over)
             if not over and (lost or step.truncated[i] or t % 25 == 0):  # scaling by hand takes milliseconds
                 assert_shows(step.next_observation[i], console)
             ends["life"] += lost and not over
@@ -125,7 +125,7 @@ def test_transitions_are_the_games_own(episodic_life):
             else:
                 assert (environments.observations[i] == step.next_observation[i]).all()
     assert ends["life"] >= 4
-    assert ends["limit"] >= 2
+    assert min(ends["over"], ends["limit"]) >= 1, ends
 
 
 def test_a_whole_game_ends_once_and_its_return_counts_all_lives():

@@ -1,7 +1,6 @@
 """Autoreset in all three modes, on an environment whose every transition is known; agents side by side; going on."""
 
 import io
-from types import SimpleNamespace
 
 import gymnasium as gym
 import numpy as np
@@ -321,31 +320,42 @@ def test_restored_environments_go_on_as_if_never_stopped(env_id, backend, num_en
     assert_same(play(restored, actions), expected)
 
 
+def reset_cartpoles(backend, agents, num_envs=2, limit=None):
+    environments = make_environments("CartPole-v1", num_envs, backend, limit, agents=agents)
+    environments.reset([5 + agent for agent in range(agents)])
+    return environments
+
+
 @pytest.mark.parametrize("backend", ["sync", "native"])
 @pytest.mark.parametrize("agents", [1, 2])
 def test_what_cannot_be_restored_begins_new_episodes(backend, agents):
-    def make(num_envs=2, gravity=9.8):
-        environments = make_environments("CartPole-v1", num_envs, backend, None, agents=agents)
-        inner = [environments] if agents == 1 else getattr(environments, "parts", [environments])
-        for part in inner:
-            for env in getattr(part.vector, "envs", [SimpleNamespace(unwrapped=part.vector)]):
-                env.unwrapped.gravity = gravity
-        environments.reset([5 + agent for agent in range(agents)])
-        return environments
-
-    saved = make(gravity=20.0)
+    saved = reset_cartpoles(backend, agents)
     play(saved, np.zeros((4, 2 * agents), np.int64))
     state = saved.state_dict()
-    if backend == "native":  # a snapshot would take the gravity with it
-        for part in state.get("parts", [state]):
-            del part["vector"]["attributes"]["gravity"]
-    other = make()
-    assert not other.load_state_dict(state), "another simulation does not come to the same state"
-    fresh = make()
+    # As if the simulator were another now: the last environment, or vector, does not come to where it was.
+    if backend == "sync":
+        state["serial"][-1]["actions"][1] = 1
+    else:
+        state.get("parts", [state])[-1]["vector"]["attributes"]["state"]["array"].add_(0.01)
+    other, fresh = reset_cartpoles(backend, agents), reset_cartpoles(backend, agents)
+    assert not other.load_state_dict(state)
     np.testing.assert_array_equal(other.observations, fresh.observations)
-    assert_same(play(other, np.ones((5, 2 * agents), np.int64)), play(fresh, np.ones((5, 2 * agents), np.int64)))
-    assert not make(num_envs=3).load_state_dict(state), "other sizes"
-    assert not make().load_state_dict(None)
+    actions = np.ones((30, 2 * agents), np.int64)
+    assert_same(play(other, actions), play(fresh, actions))
+
+
+@pytest.mark.parametrize("agents", [1, 2])
+def test_the_state_of_other_environments_is_not_taken(agents):
+    states = {backend: reset_cartpoles(backend, agents).state_dict() for backend in ("sync", "native")}
+    for backend, state in states.items():
+        assert reset_cartpoles(backend, agents).load_state_dict(state)
+        assert not reset_cartpoles(backend, agents, num_envs=3).load_state_dict(state)
+        assert not reset_cartpoles(backend, agents + 1).load_state_dict(state)
+        assert not reset_cartpoles(backend, agents).load_state_dict(None)
+    assert not reset_cartpoles("native", agents).load_state_dict(states["sync"])
+    assert not reset_cartpoles("sync", agents).load_state_dict(states["native"])
+    limited = reset_cartpoles("native", agents, limit=7)
+    assert not limited.load_state_dict(states["native"]), "it would lose its new time limit"
 
 
 def test_a_simulator_that_keeps_randomness_of_its_own_is_found_out():

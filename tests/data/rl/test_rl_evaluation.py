@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from trilab.data.rl.evaluation import discounted_returns, interquartile_mean
+from trilab.data.rl.evaluation import discounted_returns
 
 
 def test_returns_of_an_episode_that_ended():
@@ -41,8 +41,3 @@ def test_undiscounted_returns_cut_off_are_unknown():
         np.ones((3, 2)), np.zeros((3, 2)), np.ones((3, 2), bool), np.array([True, False]), 1.0
     )
     assert counted.tolist() == [[True, False]] * 3
-
-
-def test_interquartile_mean():
-    assert interquartile_mean(np.array([[0.0, 1, 2, 3, 4, 5, 6, 100]])) == pytest.approx([3.5])
-    assert interquartile_mean(np.array([3.0, 1.0, 100.0])) == pytest.approx(104 / 3), "of three there is no quarter"

@@ -174,6 +174,7 @@ def test_rows_are_moved_in_torch_as_they_are_in_numpy(envs):
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("prioritized", [None, Prioritized(0.6, 0.01)], ids=["uniform", "prioritized"])
 @pytest.mark.parametrize("masks", ["none", "waiting"])
 @pytest.mark.parametrize(("agents", "envs", "n"), [(1, 1, 1), (1, 3, 3), (2, 2, 1)])

@@ -51,7 +51,7 @@ def test_without_the_replay_learning_starts_again(tmp_path):
 
 def test_environments_that_cannot_go_on_begin_new_episodes(tmp_path, capsys):
     data = {"num_envs": 2, "backend": "async"}
-    again, trainer = stopped_and_gone_on_with(tmp_path, data, {"n_step": 3})
+    again, _ = stopped_and_gone_on_with(tmp_path, data, {"n_step": 3})
     assert again.env_steps == 600
     assert "begins new ones" in capsys.readouterr().err
 

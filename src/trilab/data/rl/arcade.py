@@ -57,8 +57,8 @@ class AtariEnvironments(Environments):
             return step
         terminated, truncated, done = step.terminated, step.truncated, step.done
         lives = self.infos["lives"].copy()
-        if self._episodic_life and (lost := lives < self._lives).any():
-            terminated = terminated | (lost if done is None else lost & ~done)
+        if self._episodic_life:
+            terminated = terminated | (lives < self._lives)
         self._lives = lives
         self._steps += 1
         if done is not None:

@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from trilab.data.rl.environment import registered
+from trilab.data.rl.arcade import game_of
+from trilab.data.rl.environment import check_environment
 from trilab.data.rl.spec import FIRST_TRAINING_SEED
 from trilab.errors import ConfigError
 
@@ -14,12 +15,18 @@ def check_gymnasium_data(values: Mapping[str, Any]) -> None:
     Args:
         values: its constructor's arguments by name.
     """
-    registered(values["env_id"])
+    check_environment(values["env_id"], values["env_kwargs"], values["max_episode_steps"])
+    check_experience(values)
+
+
+def check_atari_data(values: Mapping[str, Any]) -> None:
+    """The same of `AtariData`."""
+    game_of(values["env_id"])
     check_experience(values)
 
 
 def check_experience(values: Mapping[str, Any]) -> None:
-    """The same but for the environment's name."""
+    """What both must fulfil."""
     if values["learning_starts"] >= values["total_env_steps"]:
         raise ConfigError(
             f"data.learning_starts={values['learning_starts']} is not below data.total_env_steps="
@@ -51,4 +58,4 @@ def check_experience(values: Mapping[str, Any]) -> None:
 
 
 #: By the name of the class whose arguments are checked.
-CHECKS = {"GymnasiumData": check_gymnasium_data}
+CHECKS = {"GymnasiumData": check_gymnasium_data, "AtariData": check_atari_data}

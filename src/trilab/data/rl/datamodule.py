@@ -11,7 +11,7 @@ from typing import Any, Generic, Literal, TypeVar
 import gymnasium as gym
 from pytorch_lightning import LightningDataModule
 
-from trilab.data.rl.checks import check_gymnasium_data
+from trilab.data.rl.checks import check_experience
 from trilab.data.rl.environment import describe, has_time_limit, make_environments, make_single
 from trilab.data.rl.environments import Environments
 from trilab.data.rl.evaluation import Evaluation
@@ -108,7 +108,7 @@ class GymnasiumData(LightningDataModule):
         self.test_episodes = test_episodes
         self.test_seed = test_seed
         self.seed = seed
-        check_gymnasium_data(vars(self))
+        check_experience(vars(self))  # whether there is such an environment shows when it is made
         self._seeds = [seed]
         self._spec: EnvSpec | None = None
         self._experience: Experience | None = None

@@ -67,6 +67,7 @@ class Environments:
             start(vector.single_observation_space),
         )
         self._dtype = observation_dtype(vector.single_observation_space)
+        self._settings = {} if self._serial is not None else snapshots.settings(vector)
         self._seeds: list[int] = []
         self._resetting: np.ndarray | None = None
 
@@ -138,6 +139,7 @@ class Environments:
             return None
         return {
             "agents": 1,
+            "settings": self._settings,
             "vector": vector,
             "observations": snapshots.pack(self.observations),
             "resetting": snapshots.pack(self._resetting),
@@ -166,11 +168,11 @@ class Environments:
                 return False
             self.observations = self._own(observations)
             return True
-        if "vector" not in state or not snapshots.restore(self.vector, state["vector"]):
+        if state.get("settings") != self._settings or not snapshots.restore(self.vector, state["vector"]):
             return False
         self.observations = snapshots.unpack(state["observations"])
         self._resetting = snapshots.unpack(state["resetting"])
-        return len(self.observations) == self.num_envs
+        return True
 
     def close(self) -> None:
         self.vector.close()

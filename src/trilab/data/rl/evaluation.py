@@ -126,10 +126,3 @@ def discounted_returns(
     to_go = last - np.arange(steps)[:, None]  # (steps, rows)
     horizon = math.log(PREDICTED_SHARE) / math.log(gamma) if 0 < gamma < 1 else (math.inf if gamma else 0.0)
     return running & (terminated | (to_go >= horizon) & (to_go > 0)), totals
-
-
-def interquartile_mean(values: np.ndarray) -> np.ndarray:
-    """Mean of the middle half along the last axis: a quarter, rounded down, is left out at either end."""
-    ordered = np.sort(values, axis=-1)
-    cut = values.shape[-1] // 4
-    return ordered[..., cut : values.shape[-1] - cut].mean(-1)

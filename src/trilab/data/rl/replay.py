@@ -104,6 +104,8 @@ class Replay:
     def drawable(self) -> int:
         """Transitions that `sample` may draw now, of the agent that has the fewest."""
         self._move()
+        if self._plain and self._rings.in_step:
+            return self.num_envs * min(int(self._rings.added[0]), self._length)
         start, stop = self._rings.drawable()
         return self._fewest(stop - start)
 

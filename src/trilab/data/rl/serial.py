@@ -1,5 +1,6 @@
 """Environments stepped one after the other in this process, which can go on in a later process where they stopped."""
 
+import contextlib
 import zlib
 from collections.abc import Callable
 from typing import Any
@@ -43,7 +44,8 @@ class SerialVectorEnv(VectorEnv):
         self.num_envs = num_envs
         for env in self.envs:
             if type(env.unwrapped.action_space) is gym.spaces.Discrete:
-                env.unwrapped.action_space = Numbers(env.unwrapped.action_space)
+                with contextlib.suppress(AttributeError):  # a property of some environment's own
+                    env.unwrapped.action_space = Numbers(env.unwrapped.action_space)
         first = self.envs[0]
         self.spec = first.spec
         self.metadata = {**first.metadata, "autoreset_mode": AutoresetMode.DISABLED}
@@ -100,7 +102,11 @@ class SerialVectorEnv(VectorEnv):
 
     def state_dict(self) -> list[dict[str, Any]]:
         return [
-            {"begun": begun, "actions": [int(action) for action in taken], "observation": zlib.crc32(observation.tobytes())}
+            {
+                "begun": begun,
+                "actions": [int(action) for action in taken],
+                "observation": zlib.crc32(observation.tobytes()),
+            }
             for begun, taken, observation in zip(self._begun, self._taken, self._observations, strict=True)
         ]
 

@@ -11,6 +11,12 @@ from gymnasium.vector import AsyncVectorEnv, VectorEnv
 PROBE_STEPS = 16
 
 
+def settings(vector: VectorEnv) -> dict[str, Any]:
+    """A vector's attributes that are numbers or texts: as long as it is new, how it was made."""
+    plain = bool | int | float | str
+    return {name: value for name, value in vars(vector.unwrapped).items() if isinstance(value, plain)}
+
+
 def take(vector: VectorEnv) -> dict[str, Any] | None:
     """A vector's attributes that are numbers, texts, arrays or random generators, as plain values and tensors.
 

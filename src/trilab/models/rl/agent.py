@@ -17,13 +17,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from trilab.data.rl.evaluation import Episodes, Evaluation, interquartile_mean
+from trilab.data.rl.evaluation import Episodes, Evaluation
 from trilab.data.rl.experience import Experience, Sink
 from trilab.data.rl.spec import EnvSpec
 from trilab.models.module import Module, OptimizerFactory
 from trilab.models.rl.exploration import EpsilonGreedy, EpsilonSchedule
 from trilab.models.schedules import Constant, Schedule
 from trilab.ranges import Fraction, NonNegativeInt, PositiveInt
+from trilab.statistics import interquartile_mean
 
 #: Observations (rows, *shape) -> action values (rows, actions).
 ActionValues = Callable[[np.ndarray], np.ndarray]

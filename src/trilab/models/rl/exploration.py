@@ -3,12 +3,12 @@
 import math
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from trilab.errors import ConfigError
+from trilab.models.rl.checks import check_piecewise_epsilon
 from trilab.ranges import Fraction, PositiveFraction
 
 #: Epsilon by the share of the budget spent, in [0, 1].
@@ -59,15 +59,7 @@ class PiecewiseEpsilon:
     """
 
     def __init__(self, points: Sequence[Sequence[Fraction]]) -> None:
-        shown = f"model.epsilon.points={[list(point) for point in points]}"
-        if not points or any(len(point) != 2 for point in points):
-            raise ConfigError(
-                f"{shown}: expected pairs of a share of the budget and epsilon, such as [[0, 1], [0.5, 0.1]]."
-            )
-        if not all(0.0 <= number <= 1.0 for point in points for number in point):
-            raise ConfigError(f"{shown}: expected shares and epsilons from 0 to 1.")
-        if any(after[0] <= before[0] for before, after in pairwise(points)):
-            raise ConfigError(f"{shown}: expected shares of the budget that increase from point to point.")
+        check_piecewise_epsilon({"points": points})
         self.shares = [float(share) for share, _ in points]
         self.epsilons = [float(epsilon) for _, epsilon in points]
 

@@ -9,7 +9,7 @@ number of seeds may differ between tasks.
 
 The intervals are the percentile bootstrap's, as in the paper. With few seeds they are somewhat short: in 1,000
 simulations of ten normal scores, the 95% interval of the interquartile mean held the true value 922 times, with twenty
-933 times, with forty 948 times (`pytest -m slow -s tests/reports/test_reports_statistics.py`).
+933 times, with forty 948 times (`pytest -m slow -s tests/test_statistics.py`).
 """
 
 from collections.abc import Callable, Sequence

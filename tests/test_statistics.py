@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from trilab.reports.statistics import (
+from trilab.statistics import (
     Interval,
     bootstrap,
     difference,
