@@ -144,6 +144,8 @@ def train(
             with contextlib.suppress(Exception):  # what ended the run is the error to report
                 logger.flush()
                 run.log_outputs(folders)
+            with contextlib.suppress(Exception):  # Lightning leaves environments open, and their processes running
+                data.teardown("fit")
             raise
         run.log_outputs(folders)
         if config["trainer"].get("fast_dev_run"):  # Lightning then switches every logger off

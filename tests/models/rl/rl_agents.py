@@ -65,6 +65,7 @@ def make_agent(data, schedule=None, optimizer=torch.optim.Adam, lr=1e-3, hidden=
         "gamma": 0.99,
         "loss": "mse",
         "env_steps_per_update": 10,
+        "updates_at_once": 1,
         "target_update_every": 50,
         "tau": 1.0,
         "compile": "none",

@@ -61,6 +61,26 @@ def test_updates_count_environment_steps_whatever_the_number_of_environments(num
     assert 600 <= agent.env_steps < 600 + num_envs
 
 
+def test_updates_in_a_row_are_as_many_at_coarser_points():
+    data = make_data(env_steps_per_iteration=20)
+    agent = make_agent(data, updates_at_once=4)
+    seen = []
+    inner = agent.learn
+
+    def learn(experience, optimizer, now, most):
+        losses = inner(experience, optimizer, now, most)
+        seen.append((now, len(losses)))
+        return losses
+
+    agent.learn = learn
+    trainer = make_trainer()
+    trainer.fit(agent, datamodule=data)
+    assert seen == [(now, 4) for now in range(120, 601, 40)]
+    assert trainer.global_step == 4 * len(seen)
+    _, trainer = fit(trainer=make_trainer(max_steps=6), updates_at_once=4)
+    assert trainer.global_step == 6
+
+
 def test_target_network_is_copied_on_the_grid():
     data = make_data(total_env_steps=590, env_steps_per_iteration=10)
     agent = make_agent(data)

@@ -36,9 +36,10 @@ def test_it_is_the_one_of_autograd(kind, weighted, agents):
     expected.sum().backward()
 
     layers = plain_layers(net, returns)
-    output, inputs = plain_forward(layers, observation)
-    loss, slope = td_gradient(output, action, target, weight, kind)
-    plain_backward(layers, inputs, slope)
+    with torch.no_grad():
+        output, inputs = plain_forward(layers, observation)
+        loss, slope = td_gradient(output, action, target, weight, kind)
+        plain_backward(layers, inputs, slope)
 
     torch.testing.assert_close(loss, expected.detach())
     for mine, theirs in zip(net.parameters(), twin.parameters(), strict=True):
@@ -56,9 +57,10 @@ def test_under_autocast_it_is_as_exact_as_autograds():
     with torch.autocast("cpu", torch.bfloat16):
         returns.loss(theirs(observation), action, target).mean().backward()
         layers = plain_layers(net, returns)
-        output, inputs = plain_forward(layers, observation)
-        assert output.dtype == torch.bfloat16
-        plain_backward(layers, inputs, td_gradient(output, action, target, None, "mse")[1])
+        with torch.no_grad():
+            output, inputs = plain_forward(layers, observation)
+            assert output.dtype == torch.bfloat16
+            plain_backward(layers, inputs, td_gradient(output, action, target, None, "mse")[1])
 
     def distance(a):
         pairs = zip(a.parameters(), exact.parameters(), strict=True)

@@ -56,12 +56,13 @@ def test_environments_that_cannot_go_on_begin_new_episodes(tmp_path, capsys):
     assert "begins new ones" in capsys.readouterr().err
 
 
-def test_a_batch_of_agents(tmp_path):
-    fit_together([3, 8], trainer=stopping(tmp_path))
+@pytest.mark.parametrize("toggles", [{}, TOGGLES["everything"]], ids=["plain", "everything"])
+def test_a_batch_of_agents(tmp_path, toggles):
+    fit_together([3, 8], trainer=stopping(tmp_path), **toggles)
     members = [make_data(seed=seed) for seed in (3, 8)]
-    again = DQN.joined([make_agent(data, seed=seed) for data, seed in zip(members, (3, 8), strict=True)])
-    make_trainer().fit(
-        again, datamodule=GymnasiumData.joined(members), ckpt_path=tmp_path / "stopped.ckpt", weights_only=True
-    )
-    never, _ = fit_together([3, 8])
+    agents = [make_agent(data, seed=seed, **toggles) for data, seed in zip(members, (3, 8), strict=True)]
+    again = DQN.joined(agents)
+    path = tmp_path / "stopped.ckpt"
+    make_trainer().fit(again, datamodule=GymnasiumData.joined(members), ckpt_path=path, weights_only=True)
+    never, _ = fit_together([3, 8], **toggles)
     assert torch.equal(flat(again.state_dict()), flat(never.state_dict()))

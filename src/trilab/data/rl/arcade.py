@@ -72,6 +72,11 @@ class AtariEnvironments(Environments):
             self._steps[late] = 0
         return Step(step.next_observation, step.reward, terminated, truncated, done, None)
 
+    def close(self) -> None:
+        super().close()
+        # The vector has no `close`, and emulators that are still there when Python ends complain over many lines.
+        self.vector.ale = None  # type: ignore[attr-defined]
+
     def state_dict(self) -> None:
         return None  # the emulators have no state to be read
 

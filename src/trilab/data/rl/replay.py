@@ -104,7 +104,7 @@ class Replay:
     def drawable(self) -> int:
         """Transitions that `sample` may draw now, of the agent that has the fewest."""
         self._move()
-        if self._plain and self._rings.in_step:
+        if self._plain and self._rings.even:
             return self.num_envs * min(int(self._rings.added[0]), self._length)
         start, stop = self._rings.drawable()
         return self._fewest(stop - start)
@@ -167,7 +167,7 @@ class Replay:
         """Slots, each drawn uniformly from those of the agent that may be: (..., batch) int64."""
         rings, length = self._rings, self._length
         numbers = self._draws(batch_size)
-        if self._plain and rings.in_step:
+        if self._plain and rings.even:
             held = min(int(rings.added[0]), length)
             if not held:
                 raise _nothing()

@@ -44,12 +44,15 @@ class Rings:
         self.rows = torch.zeros(rings * length, columns, device=device)
         self.added = np.zeros(rings, np.int64)  # transitions ever
         self.in_step = True  # every ring has had as many
+        self.even = True  # every ring holds as many: they are in step, or all of them full
         self._since = np.zeros(rings, np.int64)  # transitions since an episode's last end
         self._n_step = n_step
         self._device = device
         by_ring = self.rows.view(rings, length, columns)
         # On the CPU, rows are moved by NumPy: its assignments cost a third of torch's.
         self._in_numpy = device.type == "cpu"
+        self._table: Any = self.rows.numpy() if self._in_numpy else None
+        self._first = np.arange(rings) * length  # slot of each ring
         self._by_ring: Any = by_ring.numpy() if self._in_numpy else by_ring
         # No slot may be the target of two staged rows.
         steps = max(1, min(STAGE, length, STAGE_BYTES // (4 * rings * columns)))
@@ -114,13 +117,23 @@ class Rings:
             self.added += count
             return True
         if valid is None:
-            valid = np.ones((count, self.rings), bool)
-        number = self.added + valid.cumsum(0) - 1  # (steps, rings)
-        slots = torch.from_numpy((np.arange(self.rings) * self.length + number % self.length)[valid])
-        self.rows.index_copy_(0, slots.to(self._device), torch.from_numpy(new[valid]).to(self._device))
-        self.added += valid.sum(0)
-        self.in_step = bool((self.added == self.added[0]).all())
+            number = self.added + np.arange(count)[:, None]  # (steps, rings)
+            slots, rows = (self._first + number % self.length).ravel(), new.reshape(-1, self.columns)
+            self.added += count
+        else:
+            number = self.added + valid.cumsum(0) - 1
+            slots, rows = (self._first + number % self.length)[valid], new[valid]
+            self.added += valid.sum(0)
+        if self._in_numpy:
+            self._table[slots] = rows
+        else:
+            self.rows.index_copy_(0, torch.from_numpy(slots).to(self._device), torch.from_numpy(rows).to(self._device))
+        self._compare()
         return True
+
+    def _compare(self) -> None:
+        self.in_step = bool((self.added == self.added[0]).all())
+        self.even = self.in_step or bool(self.added.min() >= self.length)
 
     def _take_masks(self, count: int) -> np.ndarray | None:
         """(steps, rings) bool; None: all are transitions."""
@@ -193,7 +206,7 @@ class Rings:
         self.rows.view(shape)[:, :held] = state["rows"].to(self._device)
         self.added[:] = state["added"]
         self._since[:] = state["since"]
-        self.in_step = bool((self.added == self.added[0]).all())
+        self._compare()
         if self.frames:
             self.frames.load_state_dict(state["frames"])
         self._staged = 0

@@ -80,6 +80,11 @@ class Agent(Module):
         self._explore: EpsilonGreedy | None = None
         self._restored: dict[str, Any] | None = None  # of the checkpoint that a training goes on from
 
+    @property
+    def env_steps_per_point(self) -> int:
+        """Environment steps between two points of the grid, at which it learns."""
+        return self.env_steps_per_update
+
     # What an agent is made of.
 
     @abstractmethod
@@ -106,8 +111,18 @@ class Agent(Module):
         """
 
     @abstractmethod
-    def learn(self, experience: Experience, optimizer: torch.optim.Optimizer, now: int) -> Tensor | None:
-        """One update at a point of the grid; its loss, () or (agents,), or None where nothing can be learned yet."""
+    def learn(self, experience: Experience, optimizer: torch.optim.Optimizer, now: int, most: float) -> list[Tensor]:
+        """Learns at a point of the grid.
+
+        Args:
+            experience: of this training.
+            optimizer: of the agent's parameters.
+            now: the point, in environment steps.
+            most: updates at most.
+
+        Returns:
+            The loss of each update, () or (agents,); none where nothing can be learned yet.
+        """
 
     @abstractmethod
     def learning_state(self) -> dict[str, Any]:
@@ -162,7 +177,7 @@ class Agent(Module):
         optimizer = self.optimizers(use_pl_optimizer=False)  # Lightning's wrapper costs a tenth of an update
         assert isinstance(optimizer, torch.optim.Optimizer)
         updates_left = trainer.max_steps - self.global_step if trainer.max_steps >= 0 else float("inf")
-        budget, every, sink = experience.total_env_steps, self.env_steps_per_update, self._sink
+        budget, every, sink = experience.total_env_steps, self.env_steps_per_point, self._sink
         start, end = experience.env_steps, experience.next_iteration()
         values = self.action_values(exploring=True)
         losses: list[Tensor] = []
@@ -182,8 +197,8 @@ class Agent(Module):
                 break
             experience.collect(policy, point, sink)
             self._point = point
-            if point >= experience.learns_from and (loss := self.learn(experience, optimizer, point)) is not None:
-                losses.append(loss)
+            if point >= experience.learns_from:
+                losses += self.learn(experience, optimizer, point, updates_left - len(losses))
                 if len(losses) >= updates_left:
                     break
 

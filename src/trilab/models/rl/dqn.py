@@ -31,7 +31,7 @@ from typing import Any, Literal, Self
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from trilab.data.rl.experience import Experience, Sink
 from trilab.data.rl.replay import Batch, Prioritized, Replay
@@ -81,6 +81,7 @@ class DQN(Agent):
         gamma: discount per environment step.
         loss: of the temporal-difference error, where the mean is learned.
         env_steps_per_update: environment steps for each gradient update.
+        updates_at_once: updates made in a row, after as many times those steps; between them the policy stands still.
         target_update_every: environment steps between updates of the target network.
         tau: share of the online network in such an update; 1 copies it.
         compile: mode of torch.compile for the loss; none leaves it eager.
@@ -113,6 +114,7 @@ class DQN(Agent):
         gamma: Fraction,
         loss: Literal["mse", "huber"],
         env_steps_per_update: PositiveInt,
+        updates_at_once: PositiveInt,
         target_update_every: PositiveInt,
         tau: Fraction,
         compile: Literal["none", "default", "reduce-overhead", "max-autotune"],
@@ -138,11 +140,14 @@ class DQN(Agent):
         self.n_step = n_step
         self.priorities = Prioritized(alpha=priority_alpha, epsilon=priority_epsilon) if prioritized else None
         self.priority_beta = priority_beta
+        self.updates_at_once = updates_at_once
         self.target_update_every = target_update_every
         self.tau = tau
         self.compile_mode = compile  # not `compile`, likewise
         self._loss = self._eager_loss
         self._layers: list[Linear] | None = None  # of a network whose gradient is written out
+        self._parameters_once: list[nn.Parameter] = []
+        self._scaler: torch.amp.GradScaler | None = None
         self._replay: Replay | None = None
         self._noise: dict[str, NoiseStream] = {}
         self._acting_noise: Tensor | None = None
@@ -187,6 +192,9 @@ class DQN(Agent):
                 self._replay.load_state_dict(restored["replay"])
                 if not experience.continued:
                     self._replay.break_episodes()
+        # Asked for once: Lightning's and torch's modules take a microsecond for every question.
+        self._parameters_once = list(self.network.parameters())
+        self._scaler = getattr(self.trainer.precision_plugin, "scaler", None)
         # A module that is copied or saved must not hold what is compiled, hence only here.
         if self.compile_mode != "none":
             self._loss = torch.compile(self._eager_loss, mode=self.compile_mode)
@@ -194,59 +202,70 @@ class DQN(Agent):
             self._layers = plain_layers(self.network, self.returns)
         return self._replay.add
 
-    def learn(self, experience: Experience, optimizer: torch.optim.Optimizer, now: int) -> Tensor | None:
+    @property
+    def env_steps_per_point(self) -> int:
+        return self.env_steps_per_update * self.updates_at_once
+
+    def learn(self, experience: Experience, optimizer: torch.optim.Optimizer, now: int, most: float) -> list[Tensor]:
         replay = self._replay
         assert replay is not None
         if not replay.drawable:
-            return None
+            return []
         share = min(1.0, now / experience.total_env_steps)
         self.set_learning_rate(optimizer, share)
-        batch = replay.sample(experience.batch_size, self.priority_beta + (1.0 - self.priority_beta) * share)
-        loss, output, target = self._update(batch, optimizer)
-        if batch.slot is not None:
-            replay.update_priorities(batch.slot, self.returns.priority(output, batch.action, target))
-        if now // self.target_update_every > (now - self.env_steps_per_update) // self.target_update_every:
-            update_target(self.target_network.parameters(), self.network.parameters(), self.tau)
+        beta = self.priority_beta + (1.0 - self.priority_beta) * share
+        losses = []
+        for _ in range(int(min(self.updates_at_once, most))):
+            batch = replay.sample(experience.batch_size, beta)
+            loss, output, target = self._update(batch, optimizer)
+            losses.append(loss)
+            if batch.slot is not None:
+                replay.update_priorities(batch.slot, self.returns.priority(output, batch.action, target))
         self._last = batch, output, target
-        return loss
+        if now // self.target_update_every > (now - self.env_steps_per_point) // self.target_update_every:
+            update_target(self.target_network.parameters(), self._parameters_once, self.tau)
+        return losses
 
     def _update(self, batch: Batch, optimizer: torch.optim.Optimizer) -> tuple[Tensor, Tensor, Tensor]:
         """One gradient step: each agent's mean loss, the output it was taken of, and the targets; in float32."""
-        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
-        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        scaler = self._scaler
         if self._layers is not None:
             assert isinstance(self.returns, Scalar)
-            target = self._target(batch, None)
-            output, inputs = plain_forward(self._layers, batch.observation)
-            loss, slope = td_gradient(output, batch.action, target, batch.weight, self.returns.kind)
-            plain_backward(self._layers, inputs, slope if scaler is None else scaler.scale(slope))
+            with torch.no_grad():
+                target = self._target(batch, None)
+                output, inputs = plain_forward(self._layers, batch.observation)
+                loss, slope = td_gradient(output, batch.action, target, batch.weight, self.returns.kind)
+                plain_backward(self._layers, inputs, slope if scaler is None else scaler.scale(slope))
         else:
-            for parameter in parameters:  # `zero_grad` would cost 7% of the update, mostly for its profiler hook
+            for (
+                parameter
+            ) in self._parameters_once:  # `zero_grad` would cost 7% of the update, mostly for its profiler hook
                 parameter.grad = None
             loss, output, target = self._loss(batch, self._noise["learning"].draw() if self._noise else None)
             total = loss.sum()
             (total if scaler is None else scaler.scale(total)).backward()
+            loss, output = loss.detach(), output.detach()
         if self.gradient_clip_val:
             if scaler is not None:
                 scaler.unscale_(optimizer)
-            clip_gradients(parameters, self.gradient_clip_val, self.gradient_clip_algorithm, self.agents)
+            clip_gradients(self._parameters_once, self.gradient_clip_val, self.gradient_clip_algorithm, self.agents)
         if scaler is None:
             optimizer.step()
         else:
             scaler.step(optimizer)
             scaler.update()
-        return loss.detach(), output.detach(), target
+        return loss, output, target
 
     def _eager_loss(self, batch: Batch, noise: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         own, *others = (None, None, None) if noise is None else noise.split(1, -2)
-        target = self._target(batch, others)
+        with torch.no_grad():
+            target = self._target(batch, others)
         output = self.network(batch.observation, own)
         losses = self.returns.loss(output, batch.action, target)  # (..., batch)
         if batch.weight is not None:
             losses = losses * batch.weight
         return losses.mean(-1), output, target
 
-    @torch.no_grad()
     def _target(self, batch: Batch, noise: Sequence[Tensor | None] | None) -> Tensor:
         """What Q(s, a) should be; `noise` is the target network's, and that of choosing the next action."""
         of_target, of_choice = noise or (None, None)
@@ -321,4 +340,5 @@ class DQN(Agent):
     def on_fit_end(self) -> None:
         super().on_fit_end()
         self._replay, self._last, self._noise, self._layers = None, None, {}, None
+        self._parameters_once, self._scaler = [], None
         self._loss = self._eager_loss

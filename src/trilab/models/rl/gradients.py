@@ -3,6 +3,8 @@
 On networks this small most of an update's time is not arithmetic but autograd's bookkeeping: an update of CartPole's
 4-120-84-2 at batch 128 takes 250 us written out and 350 us with autograd (one thread of an AMD EPYC; the products
 alone are 140 us). Where a network is fully connected layers and nothing else, its gradient is six lines.
+
+All of it is meant to run under `torch.no_grad()`.
 """
 
 import torch
@@ -25,7 +27,6 @@ def plain_layers(network: QNetwork, returns: Returns) -> list[Linear] | None:
     return [*network.shared, *network.streams[0]] if plain and isinstance(returns, Scalar) else None
 
 
-@torch.no_grad()
 def plain_forward(layers: list[Linear], observation: Tensor) -> tuple[Tensor, list[Tensor]]:
     """The output (..., batch, actions), and what went into each layer."""
     inputs = [observation]
@@ -34,7 +35,6 @@ def plain_forward(layers: list[Linear], observation: Tensor) -> tuple[Tensor, li
     return affine(inputs[-1], layers[-1].weight, layers[-1].bias), inputs
 
 
-@torch.no_grad()
 def plain_backward(layers: list[Linear], inputs: list[Tensor], d_output: Tensor) -> None:
     """Sets every parameter's gradient.
 
@@ -58,7 +58,6 @@ def plain_backward(layers: list[Linear], inputs: list[Tensor], d_output: Tensor)
             d = torch.ops.aten.threshold_backward(product(d, weight), x, 0)
 
 
-@torch.no_grad()
 def td_gradient(
     output: Tensor, action: Tensor, target: Tensor, weight: Tensor | None, kind: str
 ) -> tuple[Tensor, Tensor]:
@@ -76,12 +75,11 @@ def td_gradient(
     """
     index = action.unsqueeze(-1)
     error = output.gather(-1, index).squeeze(-1).float() - target  # (..., batch)
-    if kind == "mse":
-        slope, losses = 2.0 * error, error * error
-    else:
-        slope = error.clamp(-1.0, 1.0)
-        losses = slope * (error - 0.5 * slope)
-    if weight is not None:
-        slope, losses = slope * weight, losses * weight
+    scale = 1.0 / error.shape[-1]
+    slope = error if kind == "mse" else error.clamp(-1.0, 1.0)
+    weighted = slope if weight is None else slope * weight
+    # The losses are e^2 and c e - c^2 / 2, where c is e bounded.
+    loss = torch.linalg.vecdot(weighted, error if kind == "mse" else error - 0.5 * slope) * scale
+    factor = 2.0 * scale if kind == "mse" else scale
     d_output = torch.zeros_like(output, dtype=torch.float32)
-    return losses.mean(-1), d_output.scatter_(-1, index, (slope / error.shape[-1]).unsqueeze(-1))
+    return loss, d_output.scatter_(-1, index, (weighted * factor).unsqueeze(-1))

@@ -68,7 +68,7 @@ class NoiseStream:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on where another stream of the same agents left off."""
         for generator, before in zip(self._generators, state["generators"], strict=True):
-            generator.set_state(before)
+            generator.set_state(before.cpu().clone())  # a view into a larger tensor would crash
         self._fill(range(self._agents))
         self._next[:] = state["next"]
         self._even = len(set(state["next"])) == 1

@@ -140,13 +140,13 @@ class QLearning(Agent):
         self.set_learning_rate(optimizer, share)
         return float(optimizer.param_groups[0]["lr"])
 
-    def learn(self, experience: Experience, optimizer: torch.optim.Optimizer, now: int) -> Tensor | None:
+    def learn(self, experience: Experience, optimizer: torch.optim.Optimizer, now: int, most: float) -> list[Tensor]:
         self._alpha = self._learning_rate(now / experience.total_env_steps)
         if not self._count:
-            return None
+            return []
         loss = torch.from_numpy(self._squares / self._count).float()
         self._squares[:], self._count = 0.0, 0
-        return loss if self.agents > 1 else loss[0]
+        return [loss if self.agents > 1 else loss[0]]
 
     def action_values(self, exploring: bool) -> ActionValues:
         table = self._numpy_table()
