@@ -224,6 +224,7 @@ class DQN(Agent):
         self._last = batch, output, target
         if now // self.target_update_every > (now - self.env_steps_per_point) // self.target_update_every:
             update_target(self.target_network.parameters(), self._parameters_once, self.tau)
+            update_target(self.target_network.buffers(), self.network.buffers(), 1.0)  # a normalised trunk's, if any
         return losses
 
     def _update(self, batch: Batch, optimizer: torch.optim.Optimizer) -> tuple[Tensor, Tensor, Tensor]:
@@ -237,14 +238,14 @@ class DQN(Agent):
                 loss, slope = td_gradient(output, batch.action, target, batch.weight, self.returns.kind)
                 plain_backward(self._layers, inputs, slope if scaler is None else scaler.scale(slope))
         else:
-            for (
-                parameter
-            ) in self._parameters_once:  # `zero_grad` would cost 7% of the update, mostly for its profiler hook
+            # One by one: `zero_grad` costs 7% of an update, mostly for its profiler hook.
+            for parameter in self._parameters_once:
                 parameter.grad = None
             loss, output, target = self._loss(batch, self._noise["learning"].draw() if self._noise else None)
             total = loss.sum()
             (total if scaler is None else scaler.scale(total)).backward()
-            loss, output = loss.detach(), output.detach()
+            # A copy: the next call of a CUDA graph writes over what this one gave.
+            loss, output = loss.detach().clone(), output.detach()
         if self.gradient_clip_val:
             if scaler is not None:
                 scaler.unscale_(optimizer)
