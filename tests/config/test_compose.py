@@ -75,6 +75,21 @@ def test_every_knob_of_our_own_classes_is_in_conf(path: Path) -> None:
 
 
 WRONG = [
+    (["model=rl/q_learning"], "made for another model. Choose one of rl/q_learning_cliff_walking, rl/q_learning_"),
+    (["experiment=rl/q_learning_taxi", "optimizer=adam"], "the experiment is made for another optimizer."),
+    (
+        ["data.env_kwargs.gravity=1"],
+        "no such key. data.env_kwargs is empty here; +data.env_kwargs.gravity=...",
+    ),
+    (["+data.env_kwargs.gravity=1"], "gravity"),
+    (["data.env_id=Pendulum-v1"], "value-based agents need a Discrete one"),
+    (
+        ["data.env_id=Blackjack-v1"],
+        "only Box (an array of one shape) and Discrete (the number of",
+    ),
+    (["model.n_step=60000"], "is not below data.replay_capacity / data.num_envs = 6250"),
+    (["+model.network.atoms=3"], "model.network.atoms: set by the model itself; use model.atoms instead."),
+    (["model.distributional=c51", "model.v_min=5", "model.v_max=1"], "the atoms need a range."),
     (["modle=rl/dqn"], "modle: no such key. Did you mean 'model'?"),
     (["model=rl/dqnn"], "model=rl/dqnn: no such option. Did you mean 'rl/dqn'?"),
     (["model=dqn"], "model=dqn: no such option. Did you mean 'rl/dqn'?"),

@@ -46,6 +46,17 @@ def catalog(group: str, config_dir: Path | None = None) -> list[Option]:
     return [found[name] for name in sorted(found)]
 
 
+def experiments_with(group: str, option: str) -> list[str]:
+    """The experiments that choose an option of a group."""
+    folder = resources.files(CONFIG_MODULE).joinpath("experiment")
+    line = f"override /{group}: {option}\n"
+    return [
+        experiment.name
+        for experiment in catalog("experiment")
+        if line in folder.joinpath(f"{experiment.name}.yaml").read_text(encoding="utf-8")
+    ]
+
+
 def describe(text: str) -> str:
     """The first comment line of a YAML file that is not an instruction to Hydra."""
     for line in text.splitlines():

@@ -170,6 +170,8 @@ def unknown_key(path: str, key: str, allowed: set[str]) -> ConfigError:
     """The error for a key that a part of the configuration does not have."""
     where = f" in {path}" if path else ""
     full = f"{path}.{key}" if path else key
+    if not allowed:
+        return ConfigError(f"{full}: no such key. {path} is empty here; +{full}=... adds to it.")
     return ConfigError(
         f"{full}: no such key.{nearest(key, sorted(allowed))} Allowed{where}: {', '.join(sorted(allowed))}."
     )

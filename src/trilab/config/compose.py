@@ -37,7 +37,10 @@ def compose(overrides: Sequence[str] = (), config_dir: str | Path | None = None)
     """
     config, choices = compose_unchecked(overrides, config_dir)
     check_choices(choices)
-    check(config)
+    try:
+        check(config)
+    except ConfigError as error:
+        raise _of_another_experiment(error, choices, overrides) from None
     return config
 
 
@@ -105,6 +108,23 @@ def check_choices(choices: dict[str, str]) -> None:
             f"model={model} cannot learn from data={data}. Choose data={model_field}/... or model={data_field}/..., "
             f"or an experiment of that field: experiment={model_field}/..."
         )
+
+
+def _of_another_experiment(error: ConfigError, choices: dict[str, str], overrides: Sequence[str]) -> ConfigError:
+    """The same error; where an option was chosen whose keys are not those that the experiment sets, with what fits."""
+    from trilab.config.catalog import experiments_with  # which needs this module
+
+    for group in ("model", "data", "optimizer"):
+        chosen = f"{group}={choices.get(group)}"
+        if chosen in overrides and str(error).startswith(f"{group}.") and "no such key" in str(error):
+            fitting = experiments_with(group, choices[group]) if group != "optimizer" else []
+            key = str(error).partition(":")[0]
+            hint = f" Choose one of {', '.join(fitting)}." if fitting else ""
+            return ConfigError(
+                f"{key} is set by experiment={choices['experiment']}, and {chosen} has no such key: the experiment is "
+                f"made for another {group}.{hint}"
+            )
+    return error
 
 
 @contextmanager

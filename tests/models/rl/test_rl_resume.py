@@ -6,6 +6,8 @@ import torch
 from rl_agents import DQN, GymnasiumData, fit, fit_together, flat, make_agent, make_data, make_trainer, weights
 from test_rl_seeds import TOGGLES
 
+from trilab.errors import UserError
+
 
 def stopping(folder):
     """A trainer that stops after one epoch; its checkpoint is made where Lightning makes it, within the epoch."""
@@ -66,3 +68,11 @@ def test_a_batch_of_agents(tmp_path, toggles):
     make_trainer().fit(again, datamodule=GymnasiumData.joined(members), ckpt_path=path, weights_only=True)
     never, _ = fit_together([3, 8], **toggles)
     assert torch.equal(flat(again.state_dict()), flat(never.state_dict()))
+
+
+@pytest.mark.parametrize("changes", [{"env_id": "CartPole-v0"}, {"num_envs": 2}], ids=str)
+def test_other_environments_are_refused(tmp_path, changes):
+    fit(make_data(), trainer=stopping(tmp_path))
+    other = make_data(**changes)
+    with pytest.raises(UserError, match=f"data.{next(iter(changes))}="):
+        make_trainer().fit(make_agent(other), datamodule=other, ckpt_path=tmp_path / "stopped.ckpt", weights_only=True)

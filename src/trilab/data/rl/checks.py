@@ -6,7 +6,7 @@ from typing import Any
 from trilab.data.rl.arcade import game_of
 from trilab.data.rl.environment import check_environment
 from trilab.data.rl.spec import FIRST_TRAINING_SEED
-from trilab.errors import ConfigError
+from trilab.errors import ConfigError, UserError
 
 
 def check_gymnasium_data(values: Mapping[str, Any]) -> None:
@@ -15,7 +15,10 @@ def check_gymnasium_data(values: Mapping[str, Any]) -> None:
     Args:
         values: its constructor's arguments by name.
     """
-    check_environment(values["env_id"], values["env_kwargs"], values["max_episode_steps"])
+    try:
+        check_environment(values["env_id"], values["env_kwargs"], values["max_episode_steps"])
+    except UserError as error:  # found this early, it is the configuration's
+        raise ConfigError(str(error)) from None
     check_experience(values)
 
 

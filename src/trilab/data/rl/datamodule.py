@@ -224,7 +224,11 @@ class GymnasiumData(LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         state = self._experience.state_dict() if self._experience else self._last_state
-        return {"experience": state}
+        return {"env_id": self.env_id, "num_envs": self.num_envs, "experience": state}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        for name in ("env_id", "num_envs"):
+            theirs, ours = state_dict[name], getattr(self, name)
+            if theirs != ours:
+                raise UserError(f"the checkpoint's training had data.{name}={theirs}, and this one has {ours}.")
         self._restored = state_dict["experience"]
