@@ -113,7 +113,7 @@ def test_lone_runs_and_children_count_and_nothing_else(store: Store) -> None:
     store.agent("dqn", 2, 300.0)
     store.agent("dqn", 3, 1.0, status="FAILED")
     store.agent("dqn", 0, 2.0, trilab__source_run="x")  # a mere test of an earlier run
-    agents = grouped(collect(store.client, "studies/made_up"), "dqn")["CartPole-v1"]["dqn"]
+    agents = grouped(collect(store.client, "studies/made_up"), ["dqn"])["CartPole-v1"]["dqn"]
     assert [(a.seed, a.test_return, a.agents, a.env_steps_per_s) for a in agents] == [
         (0, 500.0, 2, 40000.0),
         (1, 400.0, 2, 40000.0),
@@ -131,7 +131,7 @@ def test_of_two_runs_of_one_agent_the_later_counts(store: Store) -> None:
 def test_curves_at_different_steps_meet_on_the_shortest(store: Store) -> None:
     store.agent("dqn", 0, 1.0, curves={"val/return_mean": [(0, 0.0), (10, 10.0), (20, 0.0)]})
     store.agent("dqn", 1, 1.0, curves={"val/return_mean": [(0, 2.0), (20, 6.0)]})
-    agents = grouped(collect(store.client, "studies/made_up"), "dqn")["CartPole-v1"]["dqn"]
+    agents = grouped(collect(store.client, "studies/made_up"), ["dqn"])["CartPole-v1"]["dqn"]
     found = curve(agents, "val/return_mean")
     assert found is not None
     assert found[0].tolist() == [0.0, 20.0]
@@ -142,7 +142,7 @@ def test_curves_at_different_steps_meet_on_the_shortest(store: Store) -> None:
 def test_the_tables_by_hand(store: Store) -> None:
     store.batch("dqn", [500.0, 400.0, 300.0, 500.0], bias=4.0)
     store.batch("double_dqn", [500.0, 500.0, 500.0, 500.0], bias=1.0)
-    groups = grouped(collect(store.client, "studies/made_up"), "dqn")
+    groups = grouped(collect(store.client, "studies/made_up"), ["dqn"])
     dqn, double = results(groups)
     assert (dqn["model"], dqn["seeds"], dqn["solved"], dqn["threshold"]) == ("dqn", "4", "2 of 4", "475")
     assert dqn["test return, IQM [95% CI]"].startswith("450 [")  # of 300 400 500 500 the middle two
@@ -162,7 +162,7 @@ def test_all_environments_together(store: Store) -> None:
     for environment in ("CartPole-v1", "Acrobot-v1"):
         store.batch("dqn", [1.0, 2.0], environment)
         store.batch("rainbow", [3.0, 4.0], environment)
-    last = comparisons(grouped(collect(store.client, "studies/made_up"), "dqn"), "dqn")[-1]
+    last = comparisons(grouped(collect(store.client, "studies/made_up"), ["dqn"]), "dqn")[-1]
     assert (last["environment"], last["P(better than dqn) [95% CI]"]) == ("all", "1 [1, 1]")
 
 

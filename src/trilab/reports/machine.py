@@ -43,6 +43,7 @@ def machine(client: MlflowClient, agents: Sequence[Agent]) -> dict[str, Any]:
 def in_words(facts: dict[str, Any]) -> str:
     """One line for a reader."""
     device = facts["device.name"] if isinstance(facts["device.name"], str) else ", ".join(facts["device.name"])
-    commit = facts["git.commit"] if isinstance(facts["git.commit"], str) else f"{len(facts['git.commit'])} commits"
+    commit = facts["git.commit"]
+    code = f"{len(commit)} commits" if isinstance(commit, list) else f"commit {(commit or 'unknown')[:12]}"
     days = " to ".join(sorted({facts["first_run"], facts["last_run"]}))
-    return f"{facts['agents']} agents, {days}, {device}, torch {facts['torch']}, commit {commit[:12] or 'unknown'}"
+    return f"{facts['agents']} agents, {days}, {device}, torch {facts['torch']}, {code}"

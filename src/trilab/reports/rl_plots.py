@@ -29,7 +29,8 @@ _PANEL = (5.0, 3.6)  # inches
 
 def learning_curves(groups: Groups, path: Path) -> bool:
     """Greedy validation return over environment steps, a panel for each environment. False: no data, no file."""
-    return _curves(groups, "val/return_mean", "return of the greedy policy", path, _with_threshold)
+    label = "return of the greedy policy"
+    return _curves(groups, "val/return_mean", label, path, _with_threshold, _order(groups))
 
 
 def overestimation(groups: Groups, models: Sequence[str], path: Path) -> bool:
@@ -37,7 +38,7 @@ def overestimation(groups: Groups, models: Sequence[str], path: Path) -> bool:
     chosen = {environment: {m: own[m] for m in models if m in own} for environment, own in groups.items()}
     kept = {environment: own for environment, own in chosen.items() if len(own) == len(models)}
     label = "predicted Q less real return"
-    return bool(kept) and _curves(kept, "val/overestimation", label, path, _with_zero)
+    return bool(kept) and _curves(kept, "val/overestimation", label, path, _with_zero, _order(groups))
 
 
 def final_scores(groups: Groups, path: Path) -> bool:
@@ -69,8 +70,7 @@ def final_scores(groups: Groups, path: Path) -> bool:
     return _save(figure, path)
 
 
-def _curves(groups: Groups, metric: str, label: str, path: Path, mark: Mark) -> bool:
-    order = _order(groups)
+def _curves(groups: Groups, metric: str, label: str, path: Path, mark: Mark, order: list[str]) -> bool:
     panels: dict[str, dict[str, tuple[np.ndarray, np.ndarray]]] = {}
     for environment, models in groups.items():
         for model, agents in models.items():
@@ -114,7 +114,7 @@ def _threshold(models: Mapping[str, Sequence[Agent]]) -> float | None:
 
 
 def _order(groups: Groups) -> list[str]:
-    """Every model once, in the order of the groups, so that each keeps its colour in all panels."""
+    """Every model once, in the order of the groups, so that each keeps its colour in all plots."""
     return list(dict.fromkeys(model for models in groups.values() for model in models))
 
 

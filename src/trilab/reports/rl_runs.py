@@ -123,14 +123,13 @@ def artifact_text(client: MlflowClient, run_id: str, name: str) -> str | None:
             return None
 
 
-def grouped(agents: Iterable[Agent], first: str) -> dict[str, dict[str, list[Agent]]]:
-    """By environment and model, both in the order of their first runs but `first` in front; agents by their seeds."""
+def grouped(agents: Iterable[Agent], models: Sequence[str]) -> dict[str, dict[str, list[Agent]]]:
+    """By environment, in the order of their first runs, and by model, in the order given; agents by their seeds."""
     groups: dict[str, dict[str, list[Agent]]] = {}
     found = sorted(agents, key=lambda a: a.started)
-    models = list(dict.fromkeys(a.model for a in found))
-    rank = {model: position for position, model in enumerate(sorted(models, key=lambda model: model != first))}
+    order = list(dict.fromkeys([*models, *(a.model for a in found)]))
     environments = list(dict.fromkeys(a.environment for a in found))
-    for agent in sorted(found, key=lambda a: (environments.index(a.environment), rank[a.model], a.seed)):
+    for agent in sorted(found, key=lambda a: (environments.index(a.environment), order.index(a.model), a.seed)):
         groups.setdefault(agent.environment, {}).setdefault(agent.model, []).append(agent)
     return groups
 

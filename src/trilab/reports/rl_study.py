@@ -73,7 +73,7 @@ def report(folder: Path, uri: str, run: bool = False) -> list[Path]:
 
     client = MlflowClient(uri)
     agents = collect(client, study.name)
-    groups = grouped(agents, study.baseline)
+    groups = grouped(agents, study.models)
     results = folder / "results"
     results.mkdir(exist_ok=True)
     plots = {

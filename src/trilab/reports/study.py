@@ -63,6 +63,12 @@ class Study:
             raise ConfigError(f"{path}: {wrong!r} is not a text; put an override with brackets in quotation marks.")
         return cls(**content)
 
+    @property
+    def models(self) -> list[str]:
+        """The models by their file names, the baseline first, the others in the order of the runs."""
+        chosen = [text.rpartition("/")[2] for run in self.runs for text in run if text.startswith("model=")]
+        return list(dict.fromkeys([self.baseline, *chosen]))
+
     def overrides(self, run: list[str]) -> list[str]:
         """All overrides of one of the runs."""
         return [f"tracking.experiment_name={self.name}", *self.common, *run]
