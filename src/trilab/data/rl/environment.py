@@ -207,7 +207,7 @@ def _refusing(env_id: str, env_kwargs: Mapping[str, Any] | None, make: Callable[
         return make(arguments)
     except gym.error.DependencyNotInstalled as error:
         raise UserError(f"{env_id} needs a package that is not installed: {error}") from None
-    except Exception as error:
+    except Exception as error:  # an environment checks its own arguments, each in its own way
         if not arguments:
             raise
         reason = " ".join(str(error).split()).split(" was raised from ")[0]
