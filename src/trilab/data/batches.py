@@ -16,12 +16,90 @@ from trilab.errors import UserError
 Batch = tuple[Tensor, ...]
 
 
-class TensorBatches:
-    """An iterable over the rows of equally long tensors, on the device that they live on.
+class EpochBatches:
+    """An iterable over the batches of numbered epochs, each a function of its number and the seed alone.
 
-    The order of an epoch is a function of `seed` and of the epoch's number alone, drawn on the CPU: the same on every
-    device, and the same in a run that was resumed as in one that never stopped. Lightning numbers the epochs through
+    So a run that was resumed has the batches of one that never stopped. Lightning numbers the epochs through
     `sampler.set_epoch` and saves `state_dict` in its checkpoints; without Lightning, each pass is the next epoch.
+
+    A subclass gives an epoch's batches in `epoch`.
+
+    Args:
+        rows: of an epoch.
+        batch_size: rows of a batch; the last batch of an epoch has what is left.
+        shuffle: epochs differ; Lightning counts them, and refuses `overfit_batches`, which means one epoch again and
+            again.
+        seed: of whatever an epoch draws.
+        drop_last: leave out a last batch that is not full.
+        transform: applied to each batch as a whole, on its device.
+    """
+
+    def __init__(
+        self,
+        rows: int,
+        batch_size: int,
+        *,
+        shuffle: bool = False,
+        seed: int = 0,
+        drop_last: bool = False,
+        transform: Callable[[Batch], Batch] | None = None,
+    ) -> None:
+        if drop_last and rows < batch_size:
+            raise UserError(
+                f"data.batch_size={batch_size}: more than the {rows:,} rows there are, so that no batch is full. "
+                f"Choose at most {rows}."
+            )
+        self.rows = rows
+        self.batch_size = batch_size
+        self.seed = seed
+        self._drop_last = drop_last
+        self._transform = transform
+        self._next_epoch = 0
+        self._epoch, self._given = 0, 0  # where the current pass is
+        self._skip = 0  # batches that the next pass leaves out, for they were trained on before a checkpoint
+        self._shuffle = shuffle
+        if shuffle:
+            self.sampler = self  # Lightning calls `loader.sampler.set_epoch` where there is one
+
+    def epoch(self, number: int, first: int) -> Iterator[Batch]:
+        """The batches of an epoch from number `first` on."""
+        raise NotImplementedError
+
+    def generator(self, epoch: int) -> torch.Generator:
+        """The random stream of an epoch, on the CPU: the same on every device."""
+        state = int(np.random.SeedSequence((self.seed, epoch)).generate_state(1)[0])
+        return torch.Generator().manual_seed(state)
+
+    def __len__(self) -> int:
+        return self.rows // self.batch_size if self._drop_last else -(-self.rows // self.batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        # A generator's body starts with the first batch, so after Lightning has said which epoch it is.
+        self._epoch, self._next_epoch = self._next_epoch, self._next_epoch + 1
+        first, self._skip = self._skip, 0
+        batches = self.epoch(self._epoch, first)
+        for number in range(first, len(self)):
+            batch = next(batches)
+            self._given = number + 1
+            yield self._transform(batch) if self._transform is not None else batch
+
+    def set_epoch(self, epoch: int) -> None:
+        """The number of the epoch that the next pass gives; unless it is the one that was interrupted, in full."""
+        if epoch != self._next_epoch:
+            self._next_epoch, self._skip = epoch, 0
+
+    def state_dict(self) -> dict[str, int]:
+        return {"epoch": self._epoch, "given": self._given}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """The next pass is the rest of the interrupted epoch, or the next epoch where nothing is left of it."""
+        epoch, given = int(state["epoch"]), int(state["given"])
+        self._next_epoch, self._skip = (epoch + 1, 0) if given >= len(self) else (epoch, given)
+        self._epoch, self._given = epoch, given
+
+
+class TensorBatches(EpochBatches):
+    """The rows of equally long tensors, on the device that they live on.
 
     Args:
         tensors: equal in their first dimension, the rows.
@@ -45,62 +123,23 @@ class TensorBatches:
         lengths = {len(tensor) for tensor in tensors}
         if len(lengths) != 1:
             raise ValueError(f"tensors of different lengths: {[len(tensor) for tensor in tensors]}")
-        self.rows = lengths.pop()
-        if drop_last and self.rows < batch_size:
-            raise UserError(
-                f"data.batch_size={batch_size}: more than the {self.rows:,} rows there are, so that no batch is full. "
-                f"Choose at most {self.rows}."
-            )
+        super().__init__(
+            lengths.pop(), batch_size, shuffle=shuffle, seed=seed, drop_last=drop_last, transform=transform
+        )
         self.tensors = tuple(tensors)
-        self.batch_size = batch_size
-        self.seed = seed
-        self._shuffle = shuffle
-        self._drop_last = drop_last
-        self._transform = transform
-        self._next_epoch = 0
-        self._epoch, self._given = 0, 0  # where the current pass is
-        self._skip = 0  # batches that the next pass leaves out, for they were trained on before a checkpoint
-        if shuffle:
-            self.sampler = self  # Lightning calls `loader.sampler.set_epoch` where there is one
 
-    def __len__(self) -> int:
-        return self.rows // self.batch_size if self._drop_last else -(-self.rows // self.batch_size)
-
-    def __iter__(self) -> Iterator[Batch]:
-        # A generator's body starts with the first batch, so after Lightning has said which epoch it is.
-        self._epoch, self._next_epoch = self._next_epoch, self._next_epoch + 1
-        first, self._skip = self._skip, 0
-        order = self._permutation(self._epoch) if self._shuffle else None
-        for number in range(first, len(self)):
-            self._given = number + 1
-            yield self._batch(slice(number * self.batch_size, (number + 1) * self.batch_size), order)
-
-    def _batch(self, rows: slice, order: Tensor | None) -> Batch:
-        if order is None:
-            batch = tuple(tensor[rows] for tensor in self.tensors)
-        else:
-            index = order[rows]
-            batch = tuple(tensor.index_select(0, index) for tensor in self.tensors)
-        return self._transform(batch) if self._transform is not None else batch
+    def epoch(self, number: int, first: int) -> Iterator[Batch]:
+        order = self._permutation(number) if self._shuffle else None
+        for start in range(first * self.batch_size, self.rows, self.batch_size):
+            rows = slice(start, start + self.batch_size)
+            if order is None:
+                yield tuple(tensor[rows] for tensor in self.tensors)
+            else:
+                index = order[rows]
+                yield tuple(tensor.index_select(0, index) for tensor in self.tensors)
 
     def _permutation(self, epoch: int) -> Tensor:
-        state = int(np.random.SeedSequence((self.seed, epoch)).generate_state(1)[0])
-        order = torch.randperm(self.rows, generator=torch.Generator().manual_seed(state))
-        return order.to(self.tensors[0].device)
-
-    def set_epoch(self, epoch: int) -> None:
-        """The number of the epoch that the next pass gives; unless it is the one that was interrupted, in full."""
-        if epoch != self._next_epoch:
-            self._next_epoch, self._skip = epoch, 0
-
-    def state_dict(self) -> dict[str, int]:
-        return {"epoch": self._epoch, "given": self._given}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """The next pass is the rest of the interrupted epoch, or the next epoch where nothing is left of it."""
-        epoch, given = int(state["epoch"]), int(state["given"])
-        self._next_epoch, self._skip = (epoch + 1, 0) if given >= len(self) else (epoch, given)
-        self._epoch, self._given = epoch, given
+        return torch.randperm(self.rows, generator=self.generator(epoch)).to(self.tensors[0].device)
 
 
 class TensorData(LightningDataModule):

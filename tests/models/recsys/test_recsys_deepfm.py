@@ -10,7 +10,7 @@ from torch import nn
 from trilab.data.batches import TensorBatches
 from trilab.data.recsys.spec import TableSpec
 from trilab.data.recsys.synthetic import SyntheticClicks
-from trilab.models.recsys.clicks import ClickModel
+from trilab.models.recsys.recommender import Recommender
 from trilab.models.recsys.deepfm import DeepFM
 from trilab.models.recsys.embedding import FusedEmbedding
 from trilab.models.recsys.layers import fm_second_order, mlp
@@ -20,9 +20,9 @@ SPEC = TableSpec(cardinalities=(3, 4, 2), dense=2)
 NETWORK = partial(DeepFM, dim=4, hidden=(8,), embedding_std=0.1)
 
 
-def click_model(spec=SPEC, network=NETWORK, lr=1e-2, schedule=None) -> ClickModel:
+def recommender(spec=SPEC, network=NETWORK, lr=1e-2, schedule=None) -> Recommender:
     torch.manual_seed(0)
-    return ClickModel(spec, partial(torch.optim.Adam, lr=lr), schedule or Constant(), network)
+    return Recommender(spec, partial(torch.optim.Adam, lr=lr), schedule or Constant(), network)
 
 
 def trainer(**options) -> pl.Trainer:
@@ -46,7 +46,7 @@ def test_the_linear_time_identity_is_the_sum_over_all_pairs():
 
 
 def test_the_fused_table_is_one_table_a_field():
-    table = FusedEmbedding(SPEC.cardinalities, 5, std=0.1)
+    table = FusedEmbedding(SPEC.cardinalities, (5,), std=0.1)
     apart = torch.split(table.weight, list(SPEC.cardinalities))
     ids = rows(20)[0]
     expected = torch.stack([weights[column] for weights, column in zip(apart, ids.T, strict=True)], 1)
@@ -107,7 +107,7 @@ def test_embeddings_stay_in_fp32_under_autocast():
 
 
 def test_reported_auc_and_logloss_are_over_the_whole_set():
-    model, (ids, dense, labels) = click_model(), rows(500)
+    model, (ids, dense, labels) = recommender(), rows(500)
     loop = trainer()
     with torch.no_grad():
         logits = model(ids, dense)
@@ -123,7 +123,7 @@ def test_reported_auc_and_logloss_are_over_the_whole_set():
 
 def test_overfits_one_batch():
     ids, dense, labels = rows(24)
-    model = click_model(network=partial(DeepFM, dim=8, hidden=(32,)))
+    model = recommender(network=partial(DeepFM, dim=8, hidden=(32,)))
     trainer(max_epochs=150).fit(model, TensorBatches((ids, dense, labels), 24))
     with torch.no_grad():
         logits = model(ids, dense)
@@ -136,7 +136,7 @@ def weights(model: nn.Module) -> torch.Tensor:
 
 def test_one_seed_one_result():
     def run(seed: int) -> torch.Tensor:
-        model = click_model()
+        model = recommender()
         trainer(max_epochs=2).fit(model, TensorBatches(rows(300), 50, shuffle=True, seed=seed))
         return weights(model)
 
@@ -150,7 +150,7 @@ def test_learns_the_planted_clicks_nearly_as_well_as_can_be():
         signal=2.0, interaction=0.5, bias=-1.0, planted_seed=1, batch_size=256, eval_batch_size=10_000, seed=1,
     )  # fmt: skip
     data.setup("fit")
-    model = click_model(data.spec, partial(DeepFM, dim=4, hidden=(16,), embedding_std=0.01), schedule=Linear())
+    model = recommender(data.spec, partial(DeepFM, dim=4, hidden=(16,), embedding_std=0.01), schedule=Linear())
     loop = trainer(max_epochs=3)
     loop.test(model, datamodule=data, verbose=False)
     untrained = loop.callback_metrics["test/auc"].item()

@@ -45,7 +45,7 @@ class DeepFM(nn.Module):
     ) -> None:
         super().__init__()
         self.bias = nn.Parameter(torch.zeros(()))
-        self.table = FusedEmbedding(spec.cardinalities, 1 + dim, embedding_std)
+        self.table = FusedEmbedding(spec.cardinalities, (1, dim), embedding_std)
         self.dense_table = nn.Parameter(torch.randn(spec.dense, 1 + dim) * embedding_std)
         self.deep = mlp((len(spec.cardinalities) + spec.dense) * dim, hidden, dropout)
 

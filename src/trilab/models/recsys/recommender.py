@@ -14,7 +14,7 @@ from trilab.models.schedules import Schedule
 ClickBatch = tuple[Tensor, Tensor, Tensor]
 
 
-class ClickModel(Module):
+class Recommender(Module):
     """Any network from ids and dense features to a logit. Reports `auc` and `logloss`, exact over the whole set.
 
     Args:
