@@ -2,6 +2,7 @@
 
 import contextlib
 import shlex
+import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -52,6 +53,7 @@ def train(
             make_trainer,
             weights_of,
         )
+        from trilab.pretrained import with_checkpoints
         from trilab.resume import source_of
         from trilab.summary import BatchSummary, Summary
         from trilab.tracking.batch import BatchLogger
@@ -69,6 +71,8 @@ def train(
         )
     resume = Path(config["resume"]) if config["fit"] and config.get("resume") else None
     source = source_of(resume, job) if resume else None
+    fetched = output_dir / "pretrained"
+    buildable = list(members) or [with_checkpoints(job, fetched)]
 
     # A run for the job, and under it one for each member; from here on lists have an element for each.
     jobs = [job, *members]
@@ -106,7 +110,8 @@ def train(
         ]
 
         # The data, then a model for it.
-        data, model = assemble(list(members) or [job])
+        data, model = assemble(buildable)
+        shutil.rmtree(fetched, ignore_errors=True)
         solved_at = getattr(data, "threshold", None)
         for summary in summaries:
             if summary.goal["threshold"] is None and solved_at is not None:

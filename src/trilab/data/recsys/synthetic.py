@@ -9,6 +9,7 @@ of which the first three terms are Rendle 2010, Factorization Machines, equation
 z_d ~ N(0, 1). No model can beat the AUC of these logits on the drawn labels, but for chance.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +20,7 @@ from torch import Tensor
 from trilab.data.batches import TensorData
 from trilab.data.recsys.metrics import auc, logloss
 from trilab.data.recsys.spec import TableSpec
+from trilab.errors import ConfigError
 from trilab.ranges import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 Array = NDArray[np.float64]
@@ -31,52 +33,59 @@ class Planted:
     is `signal` on average, over uniform ids, and `interaction` of its variance is in the pairs."""
 
     bias: float  # w0
-    linear: Array  # (fields, cardinality), w
-    factors: Array  # (fields, cardinality, k), v
+    linear: list[Array]  # (cardinality,) of each field, w
+    factors: list[Array]  # (cardinality, k) of each field, v
     dense: Array  # (dense,), u
 
     @classmethod
     def draw(
         cls,
         rng: np.random.Generator,
-        fields: int,
-        cardinality: int,
+        cardinalities: Sequence[int],
         dense: int,
         factors: int,
         signal: float,
         interaction: float,
         bias: float,
     ) -> "Planted":
+        fields = len(cardinalities)
         pairs = fields * (fields - 1) / 2
         if not pairs:
             interaction = 0.0
         linear_std = signal * ((1 - interaction) / (fields + dense)) ** 0.5
         # A pair's product <v_i, v_j> has variance k std^4.
         factor_std = (signal**2 * interaction / (pairs * factors)) ** 0.25 if pairs else 0.0
+        ids, ends = sum(cardinalities), np.cumsum(cardinalities)[:-1]
         return cls(
             bias=bias,
-            linear=rng.normal(0.0, linear_std, (fields, cardinality)),
-            factors=rng.normal(0.0, factor_std, (fields, cardinality, factors)),
+            linear=np.split(rng.normal(0.0, linear_std, ids), ends),
+            factors=np.split(rng.normal(0.0, factor_std, (ids, factors)), ends),
             dense=rng.normal(0.0, linear_std, dense),
         )
 
     def logits(self, ids: NDArray[np.int64], dense: Array) -> Array:
         """(rows, fields) ids and (rows, dense) features to (rows,) logits, a field at a time to save memory."""
         logits = self.bias + dense @ self.dense
-        total, squares = np.zeros((len(ids), self.factors.shape[2])), np.zeros(len(ids))
-        for field, column in enumerate(ids.T):
-            vectors = self.factors[field, column]  # (rows, k)
-            logits += self.linear[field, column]
-            total += vectors
-            squares += (vectors**2).sum(1)
+        total, squares = np.zeros((len(ids), self.factors[0].shape[1])), np.zeros(len(ids))
+        for column, linear, factors in zip(ids.T, self.linear, self.factors, strict=True):
+            logits += linear[column]
+            total += factors[column]  # (rows, k)
+            squares += (factors**2).sum(1)[column]
         return logits + 0.5 * ((total**2).sum(1) - squares)  # Rendle 2010, lemma 3.1
 
 
-def zipf(rng: np.random.Generator, cardinality: int, exponent: float, size: tuple[int, ...]) -> NDArray[np.int64]:
-    """Ids from 0 to cardinality - 1 with P(id) ~ (id + 1)^-exponent, by inversion of the distribution function."""
-    cumulative = np.cumsum(np.arange(1, cardinality + 1, dtype=np.float64) ** -exponent)
-    ids = np.searchsorted(cumulative, rng.random(size) * cumulative[-1], side="right")
-    return np.minimum(ids, cardinality - 1)  # a draw may round up to the very end
+def zipf(rng: np.random.Generator, cardinalities: Sequence[int], exponent: float, rows: int) -> NDArray[np.int64]:
+    """(rows, fields) ids, from 0 to cardinality - 1 within a field, with P(id) ~ (id + 1)^-exponent.
+
+    By inversion of the distribution function, a field at a time to save memory.
+    """
+    uniform = rng.random((rows, len(cardinalities)))
+    ids = np.empty(uniform.shape, np.int64)
+    for field, cardinality in enumerate(cardinalities):
+        cumulative = np.cumsum(np.arange(1, cardinality + 1, dtype=np.float64) ** -exponent)
+        found = np.searchsorted(cumulative, uniform[:, field] * cumulative[-1], side="right")
+        ids[:, field] = np.minimum(found, cardinality - 1)  # a draw may round up to the very end
+    return ids
 
 
 class SyntheticClicks(TensorData):
@@ -89,7 +98,7 @@ class SyntheticClicks(TensorData):
         val_rows: rows to validate on.
         test_rows: rows to test on.
         fields: categorical fields.
-        cardinality: ids of each field.
+        cardinality: ids of each field, or a list with one number for each.
         exponent: of Zipf's law; 0 makes all ids equally frequent.
         dense: dense features, standard normal, with a linear effect.
         factors: dimension k of the planted factors.
@@ -108,7 +117,7 @@ class SyntheticClicks(TensorData):
         val_rows: PositiveInt,
         test_rows: PositiveInt,
         fields: PositiveInt,
-        cardinality: PositiveInt,
+        cardinality: PositiveInt | Sequence[PositiveInt],
         exponent: NonNegativeFloat,
         dense: NonNegativeInt,
         factors: PositiveInt,
@@ -122,7 +131,18 @@ class SyntheticClicks(TensorData):
     ) -> None:
         super().__init__(batch_size, eval_batch_size, seed)
         self.rows = dict(zip(_PARTS, (train_rows, val_rows, test_rows), strict=True))
-        self.spec = TableSpec(cardinalities=(cardinality,) * fields, dense=dense)
+        cardinalities = (cardinality,) * fields if isinstance(cardinality, int) else tuple(cardinality)
+        if len(cardinalities) != fields:
+            raise ConfigError(
+                f"data.cardinality has {len(cardinalities)} numbers for data.fields={fields}. "
+                "Give one for each field, or a single number for all."
+            )
+        self.spec = TableSpec(
+            cardinalities=cardinalities,
+            dense=dense,
+            fields=tuple(f"c{field}" for field in range(fields)),
+            dense_names=tuple(f"d{feature}" for feature in range(dense)),
+        )
         self.exponent = exponent
         self.factors = factors
         self.signal = signal
@@ -138,10 +158,9 @@ class SyntheticClicks(TensorData):
 
     def planted(self) -> Planted:
         """The model that the clicks are drawn from."""
-        fields, cardinality = len(self.spec.cardinalities), self.spec.cardinalities[0]
         rng = np.random.default_rng((self.planted_seed, len(_PARTS)))  # a stream that no part of any seed has
         return Planted.draw(
-            rng, fields, cardinality, self.spec.dense, self.factors, self.signal, self.interaction, self.bias
+            rng, self.spec.cardinalities, self.spec.dense, self.factors, self.signal, self.interaction, self.bias
         )
 
     def setup(self, stage: str) -> None:
@@ -155,8 +174,7 @@ class SyntheticClicks(TensorData):
         self._reference = {"test/bayes_auc": auc(logits, labels), "test/bayes_logloss": logloss(logits, labels)}
 
     def _draw(self, planted: Planted, rng: np.random.Generator, rows: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        fields, cardinality = len(self.spec.cardinalities), self.spec.cardinalities[0]
-        ids = zipf(rng, cardinality, self.exponent, (rows, fields))
+        ids = zipf(rng, self.spec.cardinalities, self.exponent, rows)
         dense = rng.normal(size=(rows, self.spec.dense))
         logits = planted.logits(ids, dense)
         clicks = rng.random(rows) < 1 / (1 + np.exp(-logits))

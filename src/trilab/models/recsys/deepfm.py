@@ -11,6 +11,9 @@ with e_i = V_i x_i: first order, second order and deep part read one table, whos
 A dense feature is a field with one entry and x_i its value (section 2 of the paper, first option): it has w_i and V_i
 as an id has, takes part in the pairs, and enters the deep part as V_i x_i. The data module scales it.
 
+The first layer of the deep part sees the e_i of dense features only through products W_i V_i x_i. Those are taken as
+(W_i V_i) x_i, so that 13 dense features cost 13 inputs and not 13 times the dimension.
+
 Expected: within 0.01 AUC of the best possible on data drawn from a factorization machine, in a few epochs.
 """
 
@@ -18,10 +21,12 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from trilab.data.recsys.spec import TableSpec
 from trilab.models.recsys.embedding import FusedEmbedding
-from trilab.models.recsys.layers import fm_second_order, mlp
+from trilab.models.recsys.fields import fp32, sum_and_squares
+from trilab.models.recsys.layers import mlp
 from trilab.ranges import FractionBelowOne, PositiveFloat, PositiveInt
 
 
@@ -44,15 +49,32 @@ class DeepFM(nn.Module):
         embedding_std: PositiveFloat = 0.01,
     ) -> None:
         super().__init__()
+        self.dim = dim
         self.bias = nn.Parameter(torch.zeros(()))
         self.table = FusedEmbedding(spec.cardinalities, (1, dim), embedding_std)
         self.dense_table = nn.Parameter(torch.randn(spec.dense, 1 + dim) * embedding_std)
         self.deep = mlp((len(spec.cardinalities) + spec.dense) * dim, hidden, dropout)
 
     def forward(self, ids: Tensor, dense: Tensor) -> Tensor:
-        entries = torch.cat([self.table(ids), dense.unsqueeze(2) * self.dense_table], 1)  # (batch, fields, 1 + dim)
-        first_order = entries[..., 0].sum(1)  # (batch,)
-        vectors = entries[..., 1:]  # (batch, fields, dim)
-        y_fm = first_order + fm_second_order(vectors)
-        y_dnn = self.deep(vectors.flatten(1)).squeeze(1)
+        w, v = self.table.vectors(ids)  # (batch, fields, 1), (batch, fields, dim)
+        y_dnn = self._deep(v.flatten(1), dense)
+        with fp32(v):
+            w_dense, v_dense = self.dense_table.split([1, self.dim], 1)  # (dense, 1), (dense, dim)
+            total, squares = sum_and_squares(v)  # (batch, dim), (batch,)
+            total = total + dense @ v_dense
+            squares = squares + (dense.square() @ v_dense.square()).sum(1)
+            first_order = w.sum((1, 2)) + (dense @ w_dense).squeeze(1)
+            y_fm = first_order + 0.5 * (total.square().sum(1) - squares)
         return self.bias + y_fm + y_dnn
+
+    def _deep(self, embeddings: Tensor, dense: Tensor) -> Tensor:
+        """The deep part of (batch, fields * dim) embeddings and (batch, dense) values: (batch,)."""
+        first = self.deep[0]
+        assert isinstance(first, nn.Linear)
+        of_ids, of_dense = first.weight.split([embeddings.shape[1], dense.shape[1] * self.dim], 1)
+        hidden = F.linear(embeddings, of_ids, first.bias)
+        if dense.shape[1]:
+            v_dense = self.dense_table[:, 1:]
+            per_value = (of_dense.view(-1, *v_dense.shape) * v_dense).sum(2)  # (units, dense)
+            hidden = torch.addmm(hidden, dense, per_value.T)
+        return self.deep[1:](hidden).squeeze(1)
