@@ -49,7 +49,13 @@ class Throughput(Callback):
             with contextlib.suppress(OSError):  # not allowed: the peak then counts from the process's start
                 _CLEAR.write_text("5")  # Linux: the peak resident set counts from here
 
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._resume(trainer, pl_module)  # what an epoch draws before its first batch is work too
+
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        self._resume(trainer, pl_module)
+
+    def _resume(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._epoch_segment is None:
             self._epoch_segment = _now(trainer)
             if self._first_batch_seen and as_module(pl_module).warm:

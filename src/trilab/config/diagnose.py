@@ -8,7 +8,7 @@ from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig
 
 from trilab.config.check import unknown_key
 from trilab.errors import ConfigError, nearest
@@ -108,15 +108,15 @@ def _compose_without_values(parsed: Sequence[Override], known: Options) -> DictC
 def _unknown_key(override: Override, base: DictConfig, groups: set[str]) -> ConfigError | None:
     if override.is_add() or override.is_force_add():
         return None
-    node: DictConfig | ListConfig = base
+    node: object = base
     path: list[str] = []
     for part in override.key_or_group.split("."):
-        if not isinstance(node, DictConfig) or part not in node:
+        if not isinstance(node, DictConfig) or part not in set(node.keys()):
             if not path:
                 names = {str(key) for key in base} | {group for group in groups if "/" not in group}
                 return unknown_key("", part, names - {"hydra"})
             names = {str(key) for key in node} if isinstance(node, DictConfig) else set()
             return unknown_key(".".join(path), part, names - {"_target_", "_partial_"})
         path.append(part)
-        node = OmegaConf.select(base, ".".join(path))
+        node = node._get_node(part)  # not its value: an interpolation may need the run that is not there yet
     return None

@@ -3,28 +3,18 @@
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import matplotlib
-import numpy as np
-
-matplotlib.use("Agg")
-
 import matplotlib.pyplot as plt
+import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
 from trilab.reports.rl_runs import Agent, curve, scores
 from trilab.reports.rl_tables import Groups
+from trilab.reports.style import COLOURS, PANEL, STYLES, save
 from trilab.statistics import bootstrap
 
-# Okabe & Ito's palette (https://jfly.uni-koeln.de/color/), which colour-blind people can tell apart; yellow left out,
-# which nobody can see on white. Line styles differ too, for print without colours.
-_COLOURS = ("#000000", "#E69F00", "#0072B2", "#009E73", "#D55E00", "#CC79A7", "#56B4E9")
-_STYLES = ("-", "--", "-.", ":")
 #: Draws a level worth comparing with.
 Mark = Callable[[Axes, Mapping[str, Sequence[Agent]]], None]
-_DPI = 120
-_PANEL = (5.0, 3.6)  # inches
 
 
 def learning_curves(groups: Groups, path: Path) -> bool:
@@ -45,7 +35,7 @@ def final_scores(groups: Groups, path: Path) -> bool:
     """Test returns: interquartile mean, its 95% interval, and every seed as a dot."""
     order = _order(groups)
     figure, axes = plt.subplots(
-        1, len(groups), figsize=(_PANEL[0] * len(groups), 1.2 + 0.42 * len(order)), squeeze=False, layout="constrained"
+        1, len(groups), figsize=(PANEL[0] * len(groups), 1.2 + 0.42 * len(order)), squeeze=False, layout="constrained"
     )
     for axis, (environment, models) in zip(axes[0], groups.items(), strict=True):
         for row, model in enumerate(order):
@@ -53,7 +43,7 @@ def final_scores(groups: Groups, path: Path) -> bool:
                 continue
             returns = scores(models[model])
             interval = bootstrap([returns])
-            colour = _COLOURS[row % len(_COLOURS)]
+            colour = COLOURS[row % len(COLOURS)]
             axis.plot(returns, np.full(len(returns), row), "|", color=colour, alpha=0.6, markersize=9)
             axis.plot([interval.low, interval.high], [row, row], "-", color=colour, linewidth=5, alpha=0.45)
             axis.plot(interval.value, row, "o", color=colour, markersize=7)
@@ -67,7 +57,7 @@ def final_scores(groups: Groups, path: Path) -> bool:
         axis.set_xlabel("mean test return")
         axis.grid(axis="x", alpha=0.3)
     figure.supxlabel("dot: interquartile mean over seeds; bar: its 95% interval; strokes: seeds", fontsize="small")
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def _curves(groups: Groups, metric: str, label: str, path: Path, mark: Mark, order: list[str]) -> bool:
@@ -80,12 +70,12 @@ def _curves(groups: Groups, metric: str, label: str, path: Path, mark: Mark, ord
     if not panels:
         return False
     figure, axes = plt.subplots(
-        1, len(panels), figsize=(_PANEL[0] * len(panels), _PANEL[1]), squeeze=False, layout="constrained"
+        1, len(panels), figsize=(PANEL[0] * len(panels), PANEL[1]), squeeze=False, layout="constrained"
     )
     for axis, (environment, lines) in zip(axes[0], panels.items(), strict=True):
         for model, (steps, values) in lines.items():
             which = order.index(model)
-            colour, style = _COLOURS[which % len(_COLOURS)], _STYLES[which % len(_STYLES)]
+            colour, style = COLOURS[which % len(COLOURS)], STYLES[which % len(STYLES)]
             band = bootstrap([values])
             axis.plot(steps, band.value, style, color=colour, linewidth=1.6, label=f"{model} (n={len(values)})")
             axis.fill_between(steps, band.low, band.high, color=colour, alpha=0.15, linewidth=0)
@@ -96,7 +86,7 @@ def _curves(groups: Groups, metric: str, label: str, path: Path, mark: Mark, ord
         axis.xaxis.set_major_formatter(EngFormatter(sep=""))
         axis.grid(alpha=0.3)
         axis.legend(fontsize="small", framealpha=0.85)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def _with_threshold(axis: Axes, models: Mapping[str, Sequence[Agent]]) -> None:
@@ -116,9 +106,3 @@ def _threshold(models: Mapping[str, Sequence[Agent]]) -> float | None:
 def _order(groups: Groups) -> list[str]:
     """Every model once, in the order of the groups, so that each keeps its colour in all plots."""
     return list(dict.fromkeys(model for models in groups.values() for model in models))
-
-
-def _save(figure: Figure, path: Path) -> bool:
-    figure.savefig(path, dpi=_DPI)
-    plt.close(figure)
-    return True

@@ -1,17 +1,15 @@
 """The agents of a study, as MLflow holds them: lone runs, and each agent of a batch of seeds."""
 
 import json
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from mlflow.entities import Run
-from mlflow.exceptions import MlflowException
 
 from trilab.errors import UserError
+from trilab.reports.runs import all_runs, artifact_text
 from trilab.tracking.store import MlflowClient
 
 #: Metrics whose whole history is wanted, over environment steps.
@@ -57,7 +55,7 @@ def collect(client: MlflowClient, experiment_name: str) -> list[Agent]:
         UserError: there are none.
     """
     experiment = client.get_experiment_by_name(experiment_name)
-    runs = _all_runs(client, experiment.experiment_id) if experiment is not None else []
+    runs = all_runs(client, experiment.experiment_id) if experiment is not None else []
     by_id = {run.info.run_id: run for run in runs}
     parents = [run.data.tags["mlflow.parentRunId"] for run in runs if "mlflow.parentRunId" in run.data.tags]
     latest: dict[tuple[str, str, int], Agent] = {}
@@ -73,16 +71,6 @@ def collect(client: MlflowClient, experiment_name: str) -> list[Agent]:
     if not latest:
         raise UserError(f"The store holds no finished run with a test in the MLflow experiment '{experiment_name}'.")
     return list(latest.values())
-
-
-def _all_runs(client: MlflowClient, experiment_id: str) -> list[Run]:
-    runs: list[Run] = []
-    page = client.search_runs([experiment_id])
-    runs += page
-    while page.token:
-        page = client.search_runs([experiment_id], page_token=page.token)
-        runs += page
-    return runs
 
 
 def _agent(client: MlflowClient, run: Run, process: Run, agents: int) -> Agent:
@@ -112,15 +100,6 @@ def _agent(client: MlflowClient, run: Run, process: Run, agents: int) -> Agent:
 def _summary(client: MlflowClient, run_id: str) -> dict[str, Any]:
     text = artifact_text(client, run_id, "summary.json")
     return dict(json.loads(text)) if text else {}
-
-
-def artifact_text(client: MlflowClient, run_id: str, name: str) -> str | None:
-    """An artifact of a run; None where it has none of that name."""
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            return Path(client.download_artifacts(run_id, name, folder)).read_text()
-        except (MlflowException, OSError):
-            return None
 
 
 def grouped(agents: Iterable[Agent], models: Sequence[str]) -> dict[str, dict[str, list[Agent]]]:

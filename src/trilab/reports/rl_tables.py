@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from trilab.reports.page import Rows
 from trilab.reports.rl_runs import Agent, curve, paired_scores, scores
 from trilab.statistics import bootstrap, difference, probability_of_improvement
 
 Groups = Mapping[str, Mapping[str, Sequence[Agent]]]
-Rows = list[dict[str, str]]
 
 
 def results(groups: Groups) -> Rows:
@@ -92,15 +92,6 @@ def _overestimation(agents: Sequence[Agent], base: Sequence[Agent], paired: bool
     if own is None or other is None:
         return ""
     return str(difference(own[1].mean(1), other[1].mean(1), paired=paired))
-
-
-def markdown(rows: Rows) -> str:
-    """A table, columns without any content left out."""
-    if not rows:
-        return ""
-    columns = [name for name in rows[0] if any(row[name] for row in rows)]
-    lines = [columns, ["---"] * len(columns), *([row[name] for name in columns] for row in rows)]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def comma_separated(agents: Sequence[Agent]) -> str:

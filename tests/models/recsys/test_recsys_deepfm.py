@@ -10,10 +10,10 @@ from torch import nn
 from trilab.data.batches import TensorBatches
 from trilab.data.recsys.spec import TableSpec
 from trilab.data.recsys.synthetic import SyntheticClicks
-from trilab.models.recsys.recommender import Recommender
 from trilab.models.recsys.deepfm import DeepFM
 from trilab.models.recsys.embedding import FusedEmbedding
-from trilab.models.recsys.layers import fm_second_order, mlp
+from trilab.models.recsys.layers import mlp
+from trilab.models.recsys.recommender import Recommender
 from trilab.models.schedules import Constant, Linear
 
 SPEC = TableSpec(cardinalities=(3, 4, 2), dense=2)
@@ -35,14 +35,6 @@ def rows(n: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tenso
     generator = torch.Generator().manual_seed(seed)
     ids = torch.stack([torch.randint(0, size, (n,), generator=generator) for size in SPEC.cardinalities], 1)
     return ids, torch.randn(n, 2, generator=generator), (torch.rand(n, generator=generator) < 0.4).float()
-
-
-def test_the_linear_time_identity_is_the_sum_over_all_pairs():
-    vectors = torch.randn(7, 5, 3, dtype=torch.float64)
-    expected = sum((vectors[:, i] * vectors[:, j]).sum(1) for i, j in combinations(range(5), 2))
-    assert torch.allclose(fm_second_order(vectors), expected)
-    # by hand: <(1,2),(3,4)> + <(1,2),(5,6)> + <(3,4),(5,6)> = 11 + 17 + 39
-    assert fm_second_order(torch.tensor([[[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]])).tolist() == [67.0]
 
 
 def test_the_fused_table_is_one_table_a_field():

@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 from trilab.data.recsys.spec import TableSpec
 from trilab.models.recsys.embedding import FusedEmbedding
-from trilab.models.recsys.fields import fp32, sum_and_squares
+from trilab.models.recsys.fm import fm_terms
 from trilab.models.recsys.layers import mlp
 from trilab.ranges import FractionBelowOne, PositiveFloat, PositiveInt
 
@@ -58,13 +58,7 @@ class DeepFM(nn.Module):
     def forward(self, ids: Tensor, dense: Tensor) -> Tensor:
         w, v = self.table.vectors(ids)  # (batch, fields, 1), (batch, fields, dim)
         y_dnn = self._deep(v.flatten(1), dense)
-        with fp32(v):
-            w_dense, v_dense = self.dense_table.split([1, self.dim], 1)  # (dense, 1), (dense, dim)
-            total, squares = sum_and_squares(v)  # (batch, dim), (batch,)
-            total = total + dense @ v_dense
-            squares = squares + (dense.square() @ v_dense.square()).sum(1)
-            first_order = w.sum((1, 2)) + (dense @ w_dense).squeeze(1)
-            y_fm = first_order + 0.5 * (total.square().sum(1) - squares)
+        y_fm = fm_terms(w, v, dense, self.dense_table)
         return self.bias + y_fm + y_dnn
 
     def _deep(self, embeddings: Tensor, dense: Tensor) -> Tensor:
@@ -77,4 +71,4 @@ class DeepFM(nn.Module):
             v_dense = self.dense_table[:, 1:]
             per_value = (of_dense.view(-1, *v_dense.shape) * v_dense).sum(2)  # (units, dense)
             hidden = torch.addmm(hidden, dense, per_value.T)
-        return self.deep[1:](hidden).squeeze(1)
+        return self.deep(hidden, start=1).squeeze(1)

@@ -13,7 +13,11 @@ def fp32(like: Tensor) -> AbstractContextManager[Any]:
 
 
 def sum_and_squares(vectors: Tensor) -> tuple[Tensor, Tensor]:
-    """sum_i v_i and sum_i |v_i|^2: (batch, fields, dim) to (batch, dim) and (batch,)."""
+    """sum_i v_i and sum_i |v_i|^2: (batch, fields, dim) to (batch, dim) and (batch,).
+
+    Half of the first squared less the second is sum_{i<j} <v_i, v_j>, in time linear in the number of fields (Rendle
+    2010, lemma 3.1, https://doi.org/10.1109/ICDM.2010.127).
+    """
     result: tuple[Tensor, Tensor] = _SumAndSquares.apply(vectors)
     return result
 

@@ -33,9 +33,7 @@ class RowOptimizer(torch.optim.Adam):
         weight_decay: float,
         fused: bool,
     ) -> None:
-        super().__init__(
-            params, lr=lr, betas=(betas[0], betas[1]), eps=eps, weight_decay=weight_decay, fused=fused
-        )
+        super().__init__(params, lr=lr, betas=(betas[0], betas[1]), eps=eps, weight_decay=weight_decay, fused=fused)
         # A scaler would leave unscaling to a fused kernel, which sees no rows, and Lightning would refuse to clip.
         self._step_supports_amp_scaling = False
         self._tables: list[FusedEmbedding] = []
