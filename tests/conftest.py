@@ -13,6 +13,7 @@ from trilab.runtime import prepare_imports
 prepare_imports()  # before anything imports torchvision or Lightning
 
 import torch  # noqa: E402
+from fake_movielens import write_1m, write_100k, write_ncf  # noqa: E402
 from mlflow import MlflowClient  # noqa: E402
 from mlflow.entities import Run  # noqa: E402
 
@@ -27,6 +28,12 @@ SMALL = {
     "vision": ["data.batch_size=8", "data.eval_batch_size=64", "data.download=false"],
     "recsys": ["data.train_rows=2000", "data.val_rows=500", "data.test_rows=500", "data.batch_size=64"],
 }
+
+
+def small(experiment: str) -> list[str]:
+    """What makes an experiment small on `fake_data`, whose MovieLens and Criteo are small by themselves."""
+    field, _, name = experiment.partition("/")
+    return SMALL[field] if field != "recsys" or name.endswith("synthetic") else ["data.batch_size=8"]
 
 
 @pytest.fixture(autouse=True)
@@ -47,7 +54,24 @@ def fake_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
             labels = generator.integers(0, 10, count, dtype=np.uint8)
             _write_idx(raw / f"{part}-images-idx3-ubyte", images)
             _write_idx(raw / f"{part}-labels-idx1-ubyte", labels)
+    write_100k(root)
+    write_1m(root)
+    write_ncf(root)
+    _write_criteo(root / "criteo-sample", generator)
     return root
+
+
+def _write_criteo(folder: Path, generator: np.random.Generator) -> None:
+    folder.mkdir()
+    for part, count in (("train", 200), ("dev", 40), ("test", 40)):
+        labels = np.arange(count) % 4 == 0
+        numbers = generator.integers(-2, 100, (count, 13))
+        values = generator.integers(0, 10, (count, 26))
+        lines = [
+            "\t".join([str(int(label)), *map(str, row), *(f"{value:08x}" for value in codes)])
+            for label, row, codes in zip(labels, numbers, values, strict=True)
+        ]
+        (folder / f"criteo_{part}.txt").write_text("\n".join(lines) + "\n")
 
 
 def _write_idx(path: Path, array: np.ndarray) -> None:

@@ -4,9 +4,10 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import conftest
 import pytest
 import yaml
-from conftest import FEW_STEPS, SMALL
+from conftest import FEW_STEPS
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
@@ -29,7 +30,7 @@ def small(experiment: str) -> list[str]:
     return [
         f"experiment={experiment}",
         *FEW_STEPS,
-        *SMALL[experiment.partition("/")[0]],
+        *conftest.small(experiment),
         "tracking.system_metrics=false",
     ]
 

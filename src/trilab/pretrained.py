@@ -1,4 +1,4 @@
-"""Checkpoints of earlier runs that a model starts from: its arguments `pretrained_...`, run ids or files."""
+"""Checkpoints of earlier runs that a model starts from: its texts `pretrained_...`, run ids or files."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ def with_checkpoints(job: Job, folder: Path) -> Job:
     """
     model = dict(job.config["model"])
     for key, value in job.config["model"].items():
-        if key.startswith(PREFIX) and value is not None:
+        if key.startswith(PREFIX) and isinstance(value, str):
             model[key] = str(_checkpoint(job, key, value, folder)) if job.config["fit"] else None
     return Job({**job.config, "model": model}, job.choices, job.overrides)
 

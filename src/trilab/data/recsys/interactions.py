@@ -1,0 +1,273 @@
+"""Who had to do with what, held out by time; and the data module that ranks from it.
+
+Implicit feedback: each interaction is a positive, whatever its rating was. Leave-one-out as in He et al. 2017, Neural
+Collaborative Filtering, section 4.1 (https://arxiv.org/abs/1708.05031): a user's latest interaction is the test, to be
+ranked among items that the user does not have.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pytorch_lightning import LightningDataModule
+from torch import Tensor
+
+from trilab.data.recsys.negatives import CandidateBatches, CatalogueBatches, NegativeBatches, Unseen
+from trilab.data.recsys.spec import TableSpec
+from trilab.errors import UserError
+
+Ids = NDArray[np.int64]
+
+# Random streams of a seed, apart from one another. Training batches have those without a spawn key.
+_TIES, _VAL_NEGATIVES, _TEST_NEGATIVES = range(3)
+
+
+@dataclass(frozen=True)
+class Log:
+    """Interactions in no particular order."""
+
+    users: Ids  # (n,), from 0
+    items: Ids  # (n,), from 0
+    times: Ids  # (n,), in any unit
+
+    def take(self, rows: NDArray[np.intp] | NDArray[np.bool_]) -> "Log":
+        return Log(self.users[rows], self.items[rows], self.times[rows])
+
+
+@dataclass(frozen=True)
+class Holdout:
+    """What is to be ranked for each user that has something held out."""
+
+    users: Tensor  # (n,) int64, ascending
+    candidates: Tensor  # (n, 1 + negatives) int64: the item held out, and those to rank it among
+
+    def to(self, device: torch.device) -> "Holdout":
+        return Holdout(self.users.to(device), self.candidates.to(device))
+
+
+@dataclass(frozen=True)
+class Interactions:
+    """A log that is split."""
+
+    users: int
+    items: int
+    train: Tensor  # (n,) int64 keys user * items + item, ascending and distinct
+    val: Holdout | None
+    test: Holdout
+
+
+def leave_one_out(
+    log: Log,
+    users: int,
+    items: int,
+    *,
+    validation: bool,
+    negatives: int,
+    seed: int,
+    test: Holdout | None = None,
+) -> Interactions:
+    """Holds each user's latest interaction out as the test, and the latest of what is left as the validation.
+
+    Nobody's last interaction is held out: a user with two has no validation, one with a single one no test either.
+    Interactions at the same time are in random order. A pair that stands twice counts once, at its later time.
+
+    Args:
+        log: all interactions; without those of the test where that is given.
+        users: how many there are.
+        items: how many there are.
+        validation: hold out for validation too.
+        negatives: to rank an item among: different ones for each user, fixed by the seed, and none that the user has in
+            training, validation or test.
+        seed: of the order of interactions at the same time and of the negatives.
+        test: where it is published; none of its items is in the log.
+    """
+    ties = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(_TIES,)))
+    rest = _once(log, items)
+    if test is None:
+        latest, rest = _hold_out_latest(rest, ties, "test")
+        tested = _keys(latest, items)
+    else:
+        tested = test.users.numpy() * items + test.candidates[:, 0].numpy()
+    unseen = Unseen(torch.from_numpy(np.sort(np.concatenate([_keys(rest, items), tested]))), users, items)
+    if test is None:
+        test = _with_negatives(latest, unseen, negatives, seed, _TEST_NEGATIVES)
+    val: Holdout | None = None
+    if validation:
+        latest, rest = _hold_out_latest(rest, ties, "validation")
+        val = _with_negatives(latest, unseen, negatives, seed, _VAL_NEGATIVES)
+    return Interactions(users, items, torch.from_numpy(np.sort(_keys(rest, items))), val, test)
+
+
+def _keys(log: Log, items: int) -> Ids:
+    return log.users * items + log.items
+
+
+def _once(log: Log, items: int) -> Log:
+    keys = _keys(log, items)
+    if np.diff(np.sort(keys)).all():  # ten times as fast as np.unique
+        return log
+    order = np.lexsort((log.times, keys))
+    return log.take(order[np.diff(keys[order], append=-1) != 0])
+
+
+def _hold_out_latest(log: Log, ties: np.random.Generator, name: str) -> tuple[Log, Log]:
+    """Each user's latest interaction, by user, and the rest; of a user with a single one, it stays with the rest."""
+    order = np.lexsort((ties.random(len(log.users)), log.times, log.users))
+    last = np.flatnonzero(np.diff(log.users[order], append=-1))  # (users with any,), where each one's latest is
+    held = order[last[np.diff(last, prepend=-1) >= 2]]
+    if not len(held):
+        raise UserError(f"no user has two interactions or more, so that there is none to hold out for {name}.")
+    rest = np.ones(len(order), np.bool_)
+    rest[held] = False
+    return log.take(held), log.take(rest)
+
+
+def _with_negatives(held: Log, unseen: Unseen, negatives: int, seed: int, stream: int) -> Holdout:
+    users = torch.from_numpy(held.users)
+    free = unseen.free[users]
+    if int(free.min()) < negatives:
+        user = int(users[free.argmin()])
+        raise UserError(
+            f"data.eval_negatives={negatives}: user {user} has all but {int(free.min())} of the {unseen.items:,} "
+            f"items. Choose at most {int(free.min())}."
+        )
+    state = int(np.random.SeedSequence(seed, spawn_key=(stream,)).generate_state(1)[0])
+    among = unseen.distinct(users, negatives, torch.Generator().manual_seed(state))
+    return Holdout(users, torch.cat([torch.from_numpy(held.items).unsqueeze(1), among], 1))
+
+
+@dataclass(frozen=True)
+class SideFeatures:
+    """What is known of all users, or of all items: categorical fields and dense features."""
+
+    ids: Tensor  # (n, fields) int64
+    dense: Tensor  # (n, dense) float32
+    cardinalities: tuple[int, ...] = ()
+    fields: tuple[str, ...] = ()
+    dense_names: tuple[str, ...] = ()
+
+    @classmethod
+    def none(cls, count: int) -> "SideFeatures":
+        return cls(torch.empty(count, 0, dtype=torch.int64), torch.empty(count, 0))
+
+    def to(self, device: torch.device) -> "SideFeatures":
+        return replace(self, ids=self.ids.to(device), dense=self.dense.to(device))
+
+
+class RankingData(LightningDataModule):
+    """Interactions and side features in memory, and their batches on the training device.
+
+    The fields are the user, the item, the users' side fields and the items'. A subclass says what they are: `load`.
+
+    Args:
+        train_negatives: drawn for each positive, anew in each epoch.
+        full_ranking: test a second time with all items as candidates, but for those that the user has in training or
+            validation.
+        cutoffs: each K of the metrics at K.
+        batch_size: rows of a training batch, positives and negatives together.
+        eval_batch_size: rows of a batch in validation and test, whole users.
+        seed: of the training batches.
+    """
+
+    def __init__(
+        self,
+        train_negatives: int,
+        full_ranking: bool,
+        cutoffs: Sequence[int],
+        batch_size: int,
+        eval_batch_size: int,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self.train_negatives = train_negatives
+        self.full_ranking = full_ranking
+        self.cutoffs = tuple(cutoffs)
+        self.batch_size = batch_size
+        self.eval_batch_size = eval_batch_size
+        self.seed = seed
+        self._interactions: Interactions | None = None
+        self._sides: list[SideFeatures] = []  # of users and of items
+
+    def load(self) -> tuple[Interactions, SideFeatures, SideFeatures]:
+        """The interactions, and side features of users and of items."""
+        raise NotImplementedError
+
+    @property
+    def interactions(self) -> Interactions:
+        assert self._interactions is not None, "setup() comes first"
+        return self._interactions
+
+    @property
+    def spec(self) -> TableSpec:
+        users, items = self._sides
+        return TableSpec(
+            cardinalities=(
+                self.interactions.users,
+                self.interactions.items,
+                *users.cardinalities,
+                *items.cardinalities,
+            ),
+            dense=users.dense.shape[1] + items.dense.shape[1],
+            fields=("user", "item", *users.fields, *items.fields),
+            dense_names=(*users.dense_names, *items.dense_names),
+            user=0,
+            item=1,
+            group=0,
+            cutoffs=self.cutoffs,
+        )
+
+    def setup(self, stage: str) -> None:
+        if self._interactions is None:
+            self._interactions, *self._sides = self.load()
+
+    def rows(self, users: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
+        """(n,) users and items to (n, fields) ids and (n, dense) features."""
+        of_users, of_items = self._sides
+        side = of_users.ids.index_select(0, users), of_items.ids.index_select(0, items)
+        dense = of_users.dense.index_select(0, users), of_items.dense.index_select(0, items)
+        return torch.cat([users.unsqueeze(1), items.unsqueeze(1), *side], 1), torch.cat(dense, 1)
+
+    def train_dataloader(self) -> NegativeBatches:
+        overfit = getattr(self.trainer, "overfit_batches", 0)  # means the same batches in each epoch
+        data = self.interactions
+        return NegativeBatches(
+            data.train,
+            data.users,
+            data.items,
+            self.train_negatives,
+            self.rows,
+            self.batch_size,
+            self._device(),
+            shuffle=not overfit,
+            seed=self.seed,
+        )
+
+    def val_dataloader(self) -> CandidateBatches | list[CandidateBatches]:
+        return self._sampled(self.interactions.val) if self.interactions.val is not None else []
+
+    def test_dataloader(self) -> CandidateBatches | list[CandidateBatches]:
+        sampled = self._sampled(self.interactions.test)
+        return [sampled, self._full()] if self.full_ranking else sampled
+
+    def transfer_batch_to_device(self, batch: object, device: torch.device, dataloader_idx: int) -> object:
+        return batch  # it is there already
+
+    def _sampled(self, held: Holdout) -> CandidateBatches:
+        held = held.to(self._device())
+        return CandidateBatches(held.users, held.candidates, self.rows, self.eval_batch_size)
+
+    def _full(self) -> CatalogueBatches:
+        device, data = self._device(), self.interactions
+        known, test = data.train, data.test.to(device)
+        if data.val is not None:
+            known = torch.cat([known, data.val.users * data.items + data.val.candidates[:, 0]]).sort().values
+        own = test.candidates[:, 0].contiguous()
+        return CatalogueBatches(test.users, own, known.to(device), data.items, self.rows, self.eval_batch_size)
+
+    def _device(self) -> torch.device:
+        """Where batches are wanted; the side features are there from now on."""
+        device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
+        self._sides = [side.to(device) for side in self._sides]
+        return device
