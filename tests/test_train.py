@@ -12,7 +12,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from trilab.cli import main
-from trilab.commands.evaluate import _store
+from trilab.commands.source import store
 from trilab.config.catalog import catalog
 from trilab.errors import ConfigError
 
@@ -257,11 +257,11 @@ def test_a_checkpoint_goes_to_the_environments_store_and_never_to_a_half_known_o
 ) -> None:
     kept = "http://***@host:5000"
     with pytest.raises(ConfigError, match="a checkpoint keeps no password"):
-        _store(kept, ["seed=1"])
-    assert _store(kept, ["tracking.uri=http://me:secret@host:5000"]) == kept  # the override replaces it
-    assert _store(None, []) is None
+        store(kept, ["seed=1"])
+    assert store(kept, ["tracking.uri=http://me:secret@host:5000"]) == kept  # the override replaces it
+    assert store(None, []) is None
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@host:5000")
-    assert _store(kept, []) == "http://me:secret@host:5000"
+    assert store(kept, []) == "http://me:secret@host:5000"
 
 
 def test_a_checkpoint_of_another_network_is_one_line(runs: Runs, capfd: pytest.CaptureFixture[str]) -> None:

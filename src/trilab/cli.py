@@ -1,4 +1,4 @@
-"""The command line: `trilab train | evaluate | ui | doctor | list`.
+"""The command line: `trilab train | evaluate | predict | ui | doctor | list`.
 
 Each command lives in `trilab.commands`; here they are only named, so that help and errors come at once.
 """
@@ -18,6 +18,7 @@ from trilab.signals import Interrupted, interruptible, interruption
 COMMANDS = {
     "train": "run an experiment, or with -m a sweep of them",
     "evaluate": "test the best checkpoint of an earlier run",
+    "predict": "score raw rows of a table with an earlier run's best checkpoint",
     "ui": "open the MLflow UI on the store that the runs went to",
     "doctor": "check this machine: accelerators, precisions, packages, store, data",
     "list": "every experiment, model, data set and other option, with a line each",
@@ -37,6 +38,7 @@ examples
   trilab train experiment=recsys/deepfm_synthetic optimizer.lr=3e-3 precision=bf16-mixed
   trilab train -m experiment=rl/dqn_cartpole,rl/double_dqn_cartpole seed=1,2,3
   trilab evaluate run=RUN_ID accelerator=cuda
+  trilab predict run=RUN_ID input=rows.csv output=scores.csv
   trilab COMMAND --help
 """
 

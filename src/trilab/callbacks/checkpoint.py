@@ -39,6 +39,11 @@ class BestAndLast(ModelCheckpoint):
         self._keep_last = save_last
         self._resumed_from: Path | None = None
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
+        if self.monitor is not None and not sum(trainer.num_val_batches):
+            self.save_top_k = 0  # nothing says which is the best, so that the test takes the weights of the end
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         with shielded():  # a signal waits, so that no file is left half written
             super().on_train_epoch_end(trainer, pl_module)

@@ -218,3 +218,17 @@ def test_a_training_that_was_interrupted_sees_the_batches_it_would_have_seen(tmp
     trainer().fit(rest, datamodule=Films(), ckpt_path=tmp_path / "part.ckpt", weights_only=True)
     assert first.trained[0] + rest.trained[0] == whole.trained[0]
     assert rest.trained[1] == whole.trained[1]
+
+
+def test_the_reference_ranks_by_how_often_training_has_an_item():
+    data = Films()
+    data.setup("fit")
+    counts = Counter(data.interactions.train.remainder(data.interactions.items).tolist())
+    hits = []
+    for own, *among in data.interactions.test.candidates.tolist():
+        above = sum(counts[item] > counts[own] for item in among)
+        tied = 1 + sum(counts[item] == counts[own] for item in among)
+        hits.append(min(1.0, max(0.0, (data.cutoffs[0] - above) / tied)))
+    first = data.cutoffs[0]
+    assert data.reference[f"test/popularity_hit_rate_{first}"] == pytest.approx(np.mean(hits))
+    assert f"test/popularity_ndcg_{first}" in data.reference

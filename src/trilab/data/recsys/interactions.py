@@ -15,6 +15,7 @@ from pytorch_lightning import LightningDataModule
 from torch import Tensor
 
 from trilab.data.recsys.negatives import CandidateBatches, CatalogueBatches, NegativeBatches, Unseen
+from trilab.data.recsys.ranking import ranking_metrics
 from trilab.data.recsys.spec import TableSpec
 from trilab.errors import UserError
 
@@ -217,6 +218,20 @@ class RankingData(LightningDataModule):
             group=0,
             cutoffs=self.cutoffs,
         )
+
+    @property
+    def reference(self) -> dict[str, float]:
+        """The test's metrics where items are ranked by how often training has them, the same for all users."""
+        if self._interactions is None:
+            return {}
+        counts = torch.bincount(self.interactions.train % self.interactions.items, minlength=self.interactions.items)
+        counts = counts.to(self._device(), torch.float32)
+        ranked = [
+            ranking_metrics(counts[ids[..., 1]], labels, self.cutoffs)
+            for ids, _, labels in self._sampled(self.interactions.test)
+        ]
+        names = [f"{name}_{cutoff}" for cutoff in self.cutoffs for name in ("hit_rate", "ndcg")]
+        return {f"test/popularity_{name}": float(torch.cat([part[name] for part in ranked]).mean()) for name in names}
 
     def setup(self, stage: str) -> None:
         if self._interactions is None:
