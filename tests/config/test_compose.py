@@ -17,9 +17,15 @@ from trilab.errors import ConfigError
 
 CONF = Path(__file__).parents[2] / "conf"
 OPTIONS = [option for group in GROUPS for option in catalog(group)]
+#: An experiment for a field's models, and for its data, where an option has none of its own.
 FIELD_EXPERIMENT = {
-    option.name.partition("/")[0]: option.name for option in catalog("experiment")
-}  # one experiment of each field
+    ("model", "recsys"): "recsys/neumf_movielens_1m",
+    ("data", "recsys"): "recsys/deepfm_criteo",
+    **dict.fromkeys((("model", "rl"), ("data", "rl")), "rl/dqn_cartpole"),
+    **dict.fromkeys((("model", "vision"), ("data", "vision")), "vision/mnist_cnn"),
+}
+#: What an option leaves to the user.
+GIVEN = {"recsys/csv": ["data.train_path=a.csv", "data.label=y", "data.categorical=[a,b]"]}
 
 
 def experiment_text(option: Option) -> str:
@@ -32,8 +38,8 @@ def test_every_option_composes(option: Option) -> None:
     field = option.name.partition("/")[0]
     if option.group in ("model", "data"):
         own = [e.name for e in catalog("experiment") if f"/{option.group}: {option.name}\n" in experiment_text(e)]
-        overrides.append(f"experiment={(own or [FIELD_EXPERIMENT[field]])[0]}")
-    config = compose(overrides)
+        overrides.append(f"experiment={(own or [FIELD_EXPERIMENT[option.group, field]])[0]}")
+    config = compose([*overrides, *GIVEN.get(option.name, [])])
     assert config[option.group] if option.group != "experiment" else config.goal.metric
 
 
@@ -90,6 +96,12 @@ WRONG = [
     (["model.n_step=60000"], "is not below data.replay_capacity / data.num_envs = 6250"),
     (["+model.network.atoms=3"], "model.network.atoms: set by the model itself; use model.atoms instead."),
     (["model.distributional=c51", "model.v_min=5", "model.v_max=1"], "the atoms need a range."),
+    (
+        ["experiment=recsys/deepfm_criteo", "data=recsys/csv", "data.label=y"],
+        "data.categorical, data.train_path: without a default",
+    ),
+    (["experiment=recsys/deepfm_criteo", "data=recsys/synthetic", "model=recsys/mf"], "scores a user and an item"),
+    (["tracking.experiment_name=a/b", "optimizer.lrr=1"], "optimizer.lrr: no such key."),
     (["modle=rl/dqn"], "modle: no such key. Did you mean 'model'?"),
     (["model=rl/dqnn"], "model=rl/dqnn: no such option. Did you mean 'rl/dqn'?"),
     (["model=dqn"], "model=dqn: no such option. Did you mean 'rl/dqn'?"),

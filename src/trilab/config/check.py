@@ -49,6 +49,13 @@ _HYDRA_KEYS = frozenset({"_target_", "_partial_", "_recursive_", "_convert_", "_
 
 def check(config: DictConfig) -> None:
     """Raises ConfigError for the first unknown key, wrong type or value out of range, at any depth."""
+    missing = sorted(OmegaConf.missing_keys(config))
+    if missing:
+        first = missing[0].partition(".")[0]
+        raise ConfigError(
+            f"{', '.join(missing)}: without a default, for only you can know. Set {'it' if len(missing) == 1 else 'them'}"
+            f", as in {missing[0]}=..., or choose another option of {first}."
+        )
     try:
         OmegaConf.resolve(config := config.copy())
         values: Any = OmegaConf.to_container(config, throw_on_missing=True)

@@ -1,8 +1,8 @@
 """Batches from a part on disk that need not fit in memory: blocks in random order, several mixed at a time.
 
 A buffer of `mixed` random blocks is filled, its rows are permuted, and batches are slices of it; meanwhile a thread
-fills the next buffer. So two buffers are in memory, whatever the size of the part. Rows meet in a batch only if their
-blocks meet in a buffer: the larger the buffer, the nearer to a permutation of all rows.
+fills the next buffer. So three buffers at most are in memory, whatever the size of the part. Rows meet in a batch only
+if their blocks meet in a buffer: the larger the buffer, the nearer to a permutation of all rows.
 """
 
 from bisect import bisect_right

@@ -2,6 +2,9 @@
 
 DuckDB holds the rows meanwhile, in a database on disk, and sorts and counts within a stated limit of memory. Besides
 it there are in memory one piece of `_PIECE` rows and the vocabularies, the texts of all distinct values.
+
+Rows in Criteo's format on 2 cores of an AMD EPYC (`python benchmarks/recsys_conversion.py`, memory_limit_mb=2000):
+1 million in 6.7 s with a peak of 1.2 GB of resident memory, 10 million in 49 s with 2.2 GB; 0.5 GB are the imports.
 """
 
 from collections.abc import Iterator
