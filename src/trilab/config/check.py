@@ -53,8 +53,8 @@ def check(config: DictConfig) -> None:
     if missing:
         first = missing[0].partition(".")[0]
         raise ConfigError(
-            f"{', '.join(missing)}: without a default, for only you can know. Set {'it' if len(missing) == 1 else 'them'}"
-            f", as in {missing[0]}=..., or choose another option of {first}."
+            f"{', '.join(missing)}: without a default, for only you can know. Set {missing[0]}=..., "
+            f"or choose another option of {first}."
         )
     try:
         OmegaConf.resolve(config := config.copy())

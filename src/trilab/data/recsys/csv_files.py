@@ -93,6 +93,18 @@ def column_names(file: Path, form: TableFormat, label: bool = True) -> list[str]
     return names
 
 
+def misfit(file: Path, form: TableFormat, names: Sequence[str]) -> UserError | None:
+    """What is wrong with the first row that has more or fewer columns than `names`, if there is one."""
+    try:
+        with _open(file, form) as text:
+            for line, row in _records(text, form):
+                if len(row) != len(names):
+                    return _column_count(file, line, len(row), names, form)
+    except (UnicodeError, csv.Error):
+        return None
+    return None
+
+
 def _rejection(
     file: Path, form: TableFormat, names: Sequence[str], line: int, byte: int, column: int, kind: str, message: str
 ) -> UserError:

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from trilab.data.recsys.csv_files import column_names
+from trilab.data.recsys.csv_files import column_names, misfit
 from trilab.data.recsys.table_format import TableFormat, one_line
 from trilab.errors import UserError
 
@@ -23,6 +23,7 @@ def raw_rows(file: Path, form: TableFormat) -> Iterator[pa.Table]:
     Raises:
         UserError: the file cannot be read.
     """
+    names: list[str] = []
     try:
         if form.format == "parquet":
             for batch in pq.ParquetFile(file).iter_batches(_ROWS):
@@ -44,4 +45,5 @@ def raw_rows(file: Path, form: TableFormat) -> Iterator[pa.Table]:
             for batch in pa.csv.open_csv(stream, **options):
                 yield pa.Table.from_batches([batch])
     except (pa.ArrowInvalid, OSError, UnicodeError) as error:
-        raise UserError(f"{file}: {one_line(error)}") from None
+        # Arrow says what is wrong with a row, and not on which line it is.
+        raise (misfit(file, form, names) if names else None) or UserError(f"{file}: {one_line(error)}") from None
