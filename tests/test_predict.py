@@ -49,7 +49,8 @@ def test_raw_rows_are_scored_as_training_scored_them(trained, workdir: Path, fak
     raw = fake_data / "criteo-sample" / "criteo_test.txt"
     assert trilab("predict", f"run={run}", f"input={raw}", "output=whole.csv") == 0
     scores = pd.read_csv("whole.csv")["probability"].to_numpy()
-    np.testing.assert_array_equal(scores, expected)
+    # Equal logits; the float64 sigmoid's last bit depends on how many rows are computed at once.
+    np.testing.assert_allclose(scores, expected, rtol=1e-15)
     assert len(set(scores)) > 30
 
     # Without labels, and in other batches, as a file of new rows would be.
