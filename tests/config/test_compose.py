@@ -100,7 +100,7 @@ WRONG = [
         ["experiment=recsys/deepfm_criteo", "data=recsys/csv", "data.label=y"],
         "data.categorical, data.train_path: without a default",
     ),
-    (["experiment=recsys/deepfm_criteo", "data=recsys/synthetic", "model=recsys/mf"], "scores a user and an item"),
+    (["experiment=recsys/neumf_movielens_1m", "data=recsys/synthetic"], "scores a user and an item"),
     (["tracking.experiment_name=a/b", "optimizer.lrr=1"], "optimizer.lrr: no such key."),
     (["modle=rl/dqn"], "modle: no such key. Did you mean 'model'?"),
     (["model=rl/dqnn"], "model=rl/dqnn: no such option. Did you mean 'rl/dqn'?"),
