@@ -1,6 +1,7 @@
 """A NeuMF that begins with the runs of its parts, named by their ids in MLflow."""
 
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -15,9 +16,13 @@ SMALL = ["experiment=recsys/neumf_movielens_1m", "model.network.factors=4", "tra
          "data.batch_size=8", "tracking.system_metrics=false"]  # fmt: skip
 
 
+_COUNT = count()
+
+
 def trilab(*arguments: str) -> int:
+    # Runs of one process within a second would share a folder, which runs of a user's cannot.
     with pytest.raises(SystemExit) as raised:
-        main(["train", *SMALL, *arguments])
+        main(["train", *SMALL, f"paths.outputs=outputs_{next(_COUNT)}", *arguments])
     return int(raised.value.code or 0)
 
 
@@ -26,7 +31,8 @@ def parts(runs: Callable[[], list[Run]]) -> dict[str, str]:
     """A run of each part, by the name of its model."""
     assert trilab("model=recsys/gmf") == 0
     assert trilab("model=recsys/ncf_mlp") == 0
-    return dict(zip(("gmf", "mlp"), (run.info.run_id for run in runs()), strict=True))
+    by_model = {run.data.tags["trilab.model"]: run.info.run_id for run in runs()}
+    return {"gmf": by_model["recsys/gmf"], "mlp": by_model["recsys/ncf_mlp"]}
 
 
 def network(path: Path) -> dict[str, torch.Tensor]:
@@ -36,9 +42,8 @@ def network(path: Path) -> dict[str, torch.Tensor]:
 
 def test_a_neumf_begins_with_its_parts_and_leaves_nothing_behind(parts, runs, workdir: Path):
     named = [f"model.pretrained_{name}={run}" for name, run in parts.items()]
-    assert (
-        trilab(*named, "optimizer=sgd", "optimizer.lr=1e-30", "optimizer.momentum=0", "optimizer.nesterov=false") == 0
-    )
+    still = ["optimizer=sgd", "optimizer.lr=1e-30", "optimizer.momentum=0", "optimizer.nesterov=false"]
+    assert trilab(*named, *still) == 0
     run = runs()[-1]
     assert run.data.params["model.pretrained_gmf"] == parts["gmf"]
     assert not list(workdir.rglob("pretrained"))
