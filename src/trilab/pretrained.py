@@ -1,5 +1,6 @@
 """Checkpoints of earlier runs that a model starts from: its texts `pretrained_...`, run ids or files."""
 
+import shutil
 from pathlib import Path
 
 from trilab.callbacks.identity import KEY, read_checkpoint
@@ -16,16 +17,20 @@ def with_checkpoints(job: Job, folder: Path) -> Job:
 
     Args:
         job: as it was configured.
-        folder: what is downloaded goes there.
+        folder: what is downloaded goes there; removed again where something is wrong.
 
     Raises:
         ConfigError: no such run or file, one without a checkpoint, or one of other data.
         UserError: the store cannot be read.
     """
     model = dict(job.config["model"])
-    for key, value in job.config["model"].items():
-        if key.startswith(PREFIX) and isinstance(value, str):
-            model[key] = str(_checkpoint(job, key, value, folder)) if job.config["fit"] else None
+    try:
+        for key, value in job.config["model"].items():
+            if key.startswith(PREFIX) and isinstance(value, str):
+                model[key] = str(_checkpoint(job, key, value, folder)) if job.config["fit"] else None
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
     return Job({**job.config, "model": model}, job.choices, job.overrides)
 
 

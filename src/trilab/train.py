@@ -110,8 +110,10 @@ def train(
         ]
 
         # The data, then a model for it.
-        data, model = assemble(buildable)
-        shutil.rmtree(fetched, ignore_errors=True)
+        try:
+            data, model = assemble(buildable)
+        finally:
+            shutil.rmtree(fetched, ignore_errors=True)
         solved_at = getattr(data, "threshold", None)
         for summary in summaries:
             if summary.goal["threshold"] is None and solved_at is not None:
