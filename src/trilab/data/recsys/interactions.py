@@ -72,6 +72,8 @@ def leave_one_out(
     """Holds each user's latest interaction out as the test, and the latest of what is left as the validation.
 
     Nobody's last interaction is held out: a user with two has no validation, one with a single one no test either.
+    Where times are known of some users only, the others, all of whose interactions have one time, have no validation
+    either: to rank one at random is another task, and an easier one.
     Interactions at the same time are in random order. A pair that stands twice counts once, at its later time.
 
     Args:
@@ -96,7 +98,7 @@ def leave_one_out(
         test = _with_negatives(latest, unseen, negatives, seed, _TEST_NEGATIVES)
     val: Holdout | None = None
     if validation:
-        latest, rest = _hold_out_latest(rest, ties, "validation")
+        latest, rest = _hold_out_latest(rest, ties, "validation", _in_order(rest))
         val = _with_negatives(latest, unseen, negatives, seed, _VAL_NEGATIVES)
     return Interactions(users, items, torch.from_numpy(np.sort(_keys(rest, items))), val, test)
 
@@ -113,11 +115,25 @@ def _once(log: Log, items: int) -> Log:
     return log.take(order[np.diff(keys[order], append=-1) != 0])
 
 
-def _hold_out_latest(log: Log, ties: np.random.Generator, name: str) -> tuple[Log, Log]:
+def _in_order(log: Log) -> NDArray[np.bool_]:
+    """Whether each interaction is of a user with two times or more; true of all where no user has."""
+    users = int(log.users.max(initial=-1)) + 1
+    first, last = np.full(users, np.iinfo(np.int64).max), np.full(users, np.iinfo(np.int64).min)
+    np.minimum.at(first, log.users, log.times)
+    np.maximum.at(last, log.users, log.times)
+    ordered = (first < last)[log.users]
+    return ordered if ordered.any() else np.ones_like(ordered)
+
+
+def _hold_out_latest(
+    log: Log, ties: np.random.Generator, name: str, eligible: NDArray[np.bool_] | None = None
+) -> tuple[Log, Log]:
     """Each user's latest interaction, by user, and the rest; of a user with a single one, it stays with the rest."""
     order = np.lexsort((ties.random(len(log.users)), log.times, log.users))
     last = np.flatnonzero(np.diff(log.users[order], append=-1))  # (users with any,), where each one's latest is
     held = order[last[np.diff(last, prepend=-1) >= 2]]
+    if eligible is not None:
+        held = held[eligible[held]]
     if not len(held):
         raise UserError(f"no user has two interactions or more, so that there is none to hold out for {name}.")
     rest = np.ones(len(order), np.bool_)
