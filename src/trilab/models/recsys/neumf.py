@@ -114,7 +114,6 @@ class NeuMFRecommender(Recommender):
     Args:
         network: makes the NeuMF from the data's spec.
         embedding_l2: as of `Recommender`.
-        network_l2: as of `Recommender`.
         pretrained_gmf: checkpoint of a run of model=recsys/gmf; a configuration may name the run. None for none.
         pretrained_mlp: the same of model=recsys/ncf_mlp. Both or neither.
         pretrained_alpha: the weight of GMF's head; 1 less it is the MLP's.
@@ -130,12 +129,11 @@ class NeuMFRecommender(Recommender):
         schedule: Schedule,
         network: Callable[..., nn.Module],
         embedding_l2: NonNegativeFloat = 0.0,
-        network_l2: NonNegativeFloat = 0.0,
         pretrained_gmf: str | None = None,
         pretrained_mlp: str | None = None,
         pretrained_alpha: Fraction = 0.5,
     ) -> None:
-        super().__init__(spec, optimizer, schedule, network, embedding_l2, network_l2)
+        super().__init__(spec, optimizer, schedule, network, embedding_l2)
         if pretrained_gmf is not None and pretrained_mlp is not None:
             assert isinstance(self.network, NeuMF)
             fuse(_network_state(pretrained_gmf), _network_state(pretrained_mlp), self.network, pretrained_alpha)

@@ -29,8 +29,6 @@ class Recommender(Module):
     Args:
         network: makes the network from the data's spec.
         embedding_l2: coefficient of the sum of squares of the embeddings that a row looks up, mean over the batch.
-        network_l2: coefficient of the sum of squares of the weights of all layers; biases are left out. Without it a
-            layer after an embedding may grow as fast as a penalty makes the embedding small.
     """
 
     def __init__(
@@ -40,15 +38,12 @@ class Recommender(Module):
         schedule: Schedule,
         network: Callable[..., nn.Module],
         embedding_l2: NonNegativeFloat = 0.0,
-        network_l2: NonNegativeFloat = 0.0,
     ) -> None:
         super().__init__(optimizer, schedule)
         self.network = network(spec=spec)
         self.spec = spec
         self._tables = [module for module in self.network.modules() if isinstance(module, FusedEmbedding)]
-        self._embedding_l2, self._network_l2 = embedding_l2, network_l2
-        tables = {id(table.weight) for table in self._tables}
-        self._weights = [weight for weight in self.network.parameters() if weight.dim() > 1 and id(weight) not in tables]
+        self._embedding_l2 = embedding_l2
         for table in self._tables:
             table.sums_squares = embedding_l2 > 0
         # Of an evaluation, on the device, by the loader's number:
@@ -71,8 +66,6 @@ class Recommender(Module):
         for table in self._tables:
             loss = loss + self._embedding_l2 / len(labels) * sum(table.squares)
             table.squares.clear()
-        if self._network_l2:
-            loss = loss + self._network_l2 * sum(weight.square().sum() for weight in self._weights)
         return loss
 
     # Evaluation
