@@ -12,6 +12,12 @@ from conftest import FEW_STEPS, SMALL
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
+
+@pytest.fixture(autouse=True)
+def _spool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRILAB_SPOOL", str(tmp_path / "spool"))
+
+
 LONG = ["experiment=rl/double_dqn_cartpole", "data.total_env_steps=100000000", "trainer.max_epochs=-1"]
 
 
@@ -82,3 +88,37 @@ def test_eight_processes_share_a_fresh_store(tmp_path: Path, fake_data: Path) ->
     found = client.search_runs([experiment.experiment_id])
     assert [run.info.status for run in found] == ["FINISHED"] * 8
     assert {run.data.params["seed"] for run in found} == {str(seed) for seed in range(8)}
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_at_once_is_ended_by_the_next_command(
+    workdir: Path, runs: Callable[[], list[Run]]
+) -> None:
+    process = start(workdir, *LONG)
+    wait_for(lambda: any("val/return_mean" in run.data.metrics for run in runs()) or process.poll() is not None)
+    process.kill()
+    process.communicate(timeout=60)
+    assert [run.info.status for run in runs()] == ["RUNNING"]
+    done = subprocess.run([sys.executable, "-m", "trilab", "sync"], cwd=workdir, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    [run] = runs()
+    assert run.info.status == "KILLED"
+    assert run.info.run_id in done.stdout
+    assert run.info.end_time is not None
+    assert list((workdir / "spool").glob("local-*")) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_run_without_its_server_is_stopped_as_any_other(signum: int, code: int, workdir: Path) -> None:
+    spool = workdir / "spool"
+    process = start(workdir, *LONG, "tracking.uri=http://127.0.0.1:9", "tracking.wait_s=1")
+
+    wait_for(lambda: any(workdir.glob("outputs/**/best.ckpt")) or process.poll() is not None)
+    process.send_signal(signum)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == code, output
+    [folder] = spool.glob("local-*")
+    assert '"ended": "KILLED"' in (folder / "run.json").read_text()
+    assert '"val/return_mean"' in (folder / "journal.jsonl").read_text()
+    assert (folder / "files" / "1" / "best.ckpt").is_file()

@@ -47,7 +47,7 @@ def test_a_neumf_begins_with_its_parts_and_leaves_nothing_behind(parts, runs, wo
     run = runs()[-1]
     assert run.data.params["model.pretrained_gmf"] == parts["gmf"]
     assert not list(workdir.rglob("pretrained"))
-    best = {name: next((workdir / "mlartifacts").rglob(f"{id_}/artifacts/checkpoints/best.ckpt"))
+    best = {name: next((workdir / "mlartifacts").rglob(f"{id_}/artifacts/checkpoints/*.ckpt"))
             for name, id_ in {**parts, "neumf": run.info.run_id}.items()}  # fmt: skip
     gmf, mlp, neumf = (network(best[name]) for name in ("gmf", "mlp", "neumf"))
     assert torch.equal(neumf["table.weight"], torch.cat([gmf["table.weight"], mlp["table.weight"]], 1))

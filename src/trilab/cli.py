@@ -1,4 +1,4 @@
-"""The command line: `trilab train | evaluate | predict | ui | doctor | list`.
+"""The command line: `trilab train | study | evaluate | predict | ui | doctor | list`.
 
 Each command lives in `trilab.commands`; here they are only named, so that help and errors come at once.
 """
@@ -17,8 +17,14 @@ from trilab.signals import Interrupted, interruptible, interruption
 
 COMMANDS = {
     "train": "run an experiment, or with -m a sweep of them",
+    "study": "a question put to many runs, and the answer: tables and plots in its folder",
     "evaluate": "test the best checkpoint of an earlier run",
+    "resume": "go on with a run that was stopped or failed, in the same MLflow run",
+    "reproduce": "run an earlier run again, and say whether its metrics are equal",
     "predict": "score raw rows of a table with an earlier run's best checkpoint",
+    "register": "put an earlier run's model into MLflow's registry",
+    "serve": "answer requests over HTTP with an earlier run's model, or a registered one",
+    "sync": "send what runs could not send while their tracking store was away",
     "ui": "open the MLflow UI on the store that the runs went to",
     "doctor": "check this machine: accelerators, precisions, packages, store, data",
     "list": "every experiment, model, data set and other option, with a line each",
@@ -39,6 +45,9 @@ examples
   trilab train -m experiment=rl/dqn_cartpole,rl/double_dqn_cartpole seed=1,2,3
   trilab evaluate run=RUN_ID accelerator=cuda
   trilab predict run=RUN_ID input=rows.csv output=scores.csv
+  trilab reproduce RUN_ID
+  trilab register RUN_ID --name cartpole --alias champion
+  trilab serve models:/cartpole@champion
   trilab COMMAND --help
 """
 

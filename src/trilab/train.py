@@ -22,6 +22,7 @@ def train(
     extra_tags: dict[str, str] | None = None,
     checkpoint: Path | None = None,
     members: Sequence[Job] = (),
+    goes_on: Path | None = None,
 ) -> Any:
     """Runs what a job configures and returns its Summary.
 
@@ -32,6 +33,7 @@ def train(
         checkpoint: weights to test (`trilab evaluate`).
         members: the job as it is with each of `trainer.seeds` alone (`Job.of_each_seed`). They are trained at once as
             one batch, each with an MLflow run of its own under the job's, and what is returned is a BatchSummary.
+        goes_on: last checkpoint of a run that goes on itself (`trilab resume`): no other is opened.
 
     Raises:
         ConfigError: this machine cannot run it as asked. No MLflow run was opened.
@@ -58,6 +60,7 @@ def train(
         from trilab.summary import BatchSummary, Summary
         from trilab.tracking.batch import BatchLogger
         from trilab.tracking.logger import MlflowLogger
+        from trilab.tracking.reopen import reopen_run
         from trilab.tracking.run import open_run
 
     device = accelerator.device()
@@ -69,7 +72,7 @@ def train(
             "precision=16-mixed has one loss scale, which cannot serve the independent agents of trainer.seeds. "
             "Use bf16-mixed or fp32."
         )
-    resume = Path(config["resume"]) if config["fit"] and config.get("resume") else None
+    resume = goes_on or (Path(config["resume"]) if config["fit"] and config.get("resume") else None)
     source = source_of(resume, job) if resume else None
     fetched = output_dir / "pretrained"
     buildable = list(members) or [with_checkpoints(job, fetched)]
@@ -81,6 +84,7 @@ def train(
         "trilab.experiment": job.choices["experiment"],
         "trilab.model": job.choices["model"],
         "trilab.data": job.choices["data"],
+        "trilab.output_dir": str(output_dir.absolute()),
         "precision.requested": config["precision"]["name"],
         "precision.effective": precision.name,
         **runtime_tags,
@@ -89,10 +93,15 @@ def train(
     openings = [(_name(settings, each, job), {**_own_tags(each), **tags}) for each in jobs]
     for (_, own), resumed_from in zip(openings, source.run_ids if source else [], strict=False):
         own["trilab.resumed_from"] = resumed_from
-    with open_run(settings, *openings[0], openings[1:]) as run:
+    same_runs = source.run_ids if goes_on and source else []
+    with reopen_run(settings, same_runs) if same_runs else open_run(settings, *openings[0], openings[1:]) as run:
         for opened, each in zip(run.all, jobs, strict=True):
-            opened.log_config(each.public.config, each.public.overrides)
-        run.log_provenance()
+            if same_runs:
+                opened.set_tags(tags)
+            else:
+                opened.log_config(each.public.config, each.public.overrides)
+        if not same_runs:
+            run.log_provenance()
         summaries = [
             Summary(
                 experiment=job.choices["experiment"],
@@ -126,9 +135,12 @@ def train(
         # The trainer: the same for every field.
         run_id, *own_ids = [opened.id for opened in run.all]
         if members:
-            logger: MlflowLogger = BatchLogger(run.client, run_id, own_ids, output_dir, settings.flush_s)
+            logger: MlflowLogger = BatchLogger(run, output_dir)
         else:
-            logger = MlflowLogger(run.client, run_id, output_dir, settings.flush_s)
+            logger = MlflowLogger(run, output_dir)
+        if same_runs:  # what was reported before belongs to the result too
+            for part, opened in zip(logger.all, run.all, strict=True):
+                part.latest.update(run.client.get_run(opened.id).data.metrics)
         callbacks = callbacks_of(
             config["callbacks"],
             started,
@@ -149,7 +161,6 @@ def train(
                     trainer.test(model, datamodule=data, verbose=False, **weights_of(weights))
         except BaseException:
             with contextlib.suppress(Exception):  # what ended the run is the error to report
-                logger.flush()
                 run.log_outputs(folders)
             with contextlib.suppress(Exception):  # Lightning leaves environments open, and their processes running
                 data.teardown("fit")
@@ -161,10 +172,11 @@ def train(
             summary.reference = dict(getattr(data, "reference", {}))
             part.log_metrics(summary.reference, step=model.x)
             summary.metrics = dict(part.latest)
-        logger.flush()
         result = BatchSummary(summaries[0], summaries[1:]) if members else summaries[0]
         for opened, what in zip(run.all, [result, *summaries[1:]], strict=True):
             opened.log_summary(what.as_dict())
+    for opened, summary in zip(run.all, summaries, strict=True):  # now it is known whether the store has it
+        summary.run_id, summary.store = opened.id, opened.where
     return result
 
 

@@ -25,7 +25,10 @@ FIELD_EXPERIMENT = {
     **dict.fromkeys((("model", "vision"), ("data", "vision")), "vision/mnist_cnn"),
 }
 #: What an option leaves to the user.
-GIVEN = {"recsys/csv": ["data.train_path=a.csv", "data.label=y", "data.categorical=[a,b]"]}
+GIVEN = {
+    "recsys/csv": ["data.train_path=a.csv", "data.label=y", "data.categorical=[a,b]"],
+    "vision/image_folder": ["data.root=images"],
+}
 
 
 def experiment_text(option: Option) -> str:
@@ -100,7 +103,7 @@ WRONG = [
         ["experiment=recsys/deepfm_criteo", "data=recsys/csv", "data.label=y"],
         "data.categorical, data.train_path: without a default",
     ),
-    (["experiment=recsys/neumf_movielens_1m", "data=recsys/synthetic"], "scores a user and an item"),
+    (["experiment=recsys/deepfm_synthetic", "model=recsys/mf"], "scores a user and an item"),
     (["tracking.experiment_name=a/b", "optimizer.lrr=1"], "optimizer.lrr: no such key."),
     (["modle=rl/dqn"], "modle: no such key. Did you mean 'model'?"),
     (["model=rl/dqnn"], "model=rl/dqnn: no such option. Did you mean 'rl/dqn'?"),

@@ -219,15 +219,6 @@ def test_a_wrong_study_gets_one_line(folder: Path, old: str, new: str, said: str
     assert said in str(raised.value)
 
 
-def test_the_studies_of_this_repository_can_be_run() -> None:
-    from trilab.config.compose import compose
-
-    for path in Path(__file__).parents[2].glob("experiments/*/study.yaml"):
-        study = Study.read(path.parent)
-        for run in study.runs:
-            compose(study.overrides(run))
-
-
 @pytest.mark.slow
 def test_a_study_runs_what_is_missing(empty_store: Path, folder: Path, tmp_path: Path) -> None:
     (tmp_path / "mlflow.db").write_bytes(empty_store.read_bytes())

@@ -1,16 +1,12 @@
 """How fast a run trains and what memory it takes; evaluation, checkpoints and the first batch are outside the clock."""
 
-import contextlib
 import time
-from pathlib import Path
 from typing import Any
 
-import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from trilab.models.module import as_module
-
-_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+from trilab.timing import clock, peak_memory_mb, reset_peak_memory
 
 
 class Throughput(Callback):
@@ -43,11 +39,7 @@ class Throughput(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._fit_start = time.time()
-        if trainer.strategy.root_device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats()
-        elif _CLEAR.exists():
-            with contextlib.suppress(OSError):  # not allowed: the peak then counts from the process's start
-                _CLEAR.write_text("5")  # Linux: the peak resident set counts from here
+        reset_peak_memory(trainer.strategy.root_device)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._resume(trainer, pl_module)  # what an epoch draws before its first batch is work too
@@ -77,7 +69,7 @@ class Throughput(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._close_segment(trainer, pl_module)
-        metrics = {"perf/epoch_s": self._epoch_s, "perf/peak_memory_mb": peak_memory_mb(trainer)}
+        metrics = {"perf/epoch_s": self._epoch_s, "perf/peak_memory_mb": peak_memory_mb(trainer.strategy.root_device)}
         if self._busy_s and self._work:
             self.rate = self._work / self._busy_s
             metrics[f"perf/{as_module(pl_module).work}_per_s"] = self.rate
@@ -115,25 +107,4 @@ class Throughput(Callback):
 
 
 def _now(trainer: Trainer) -> float:
-    device = trainer.strategy.root_device
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()
-    return time.perf_counter()
-
-
-def peak_memory_mb(trainer: Trainer) -> float:
-    """Peak memory since the fit began, in MiB: the device allocator's on CUDA, else the resident set of the process."""
-    device = trainer.strategy.root_device
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    try:
-        line = next(line for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) / 1024
-    except (OSError, StopIteration):
-        import resource
-        import sys
-
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS, KiB elsewhere
-        return peak / (2**20 if sys.platform == "darwin" else 1024)
+    return clock(trainer.strategy.root_device)

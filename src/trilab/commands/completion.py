@@ -1,7 +1,7 @@
 """Shell completion: Hydra's, for a command line whose first word is a command of trilab's.
 
 Hydra completes `group=` only with options that stand directly in the group's folder; trilab's stand in a folder per
-field, so options are completed here, and keys and values by Hydra.
+field, so options are completed here, and so are the names of studies; keys and values are completed by Hydra.
 """
 
 import os
@@ -26,6 +26,11 @@ def complete(arguments: list[str], commands: list[str]) -> int:
     word = "" if line.endswith(" ") else words[-1]
     if len(words) <= 1 or (len(words) == 2 and word):
         print("\n".join(command for command in commands if command.startswith(word if len(words) == 2 else "")))
+        return 0
+    if words[1] == "study" and "=" not in word:
+        from trilab.reports.studies import folders
+
+        print("\n".join(name for name in folders() if name.startswith(word)))
         return 0
     group, equals, _ = word.lstrip("+~").partition("=")
     if equals and group in GROUPS:

@@ -1,11 +1,14 @@
 """The earlier run that a command is about: run=RUN_ID, or checkpoint=PATH."""
 
 import os
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from trilab.config.allowed import check_stored
+from trilab.config.job import Job
 from trilab.errors import ConfigError, nearest
 
 SOURCES = ("run", "checkpoint")
@@ -49,6 +52,18 @@ def find_source(command: str, arguments: Sequence[str], folder: Path) -> tuple[S
     return Source(*fetch_run(value, overrides, folder), value), overrides
 
 
+def named_run(command: str, arguments: Sequence[str]) -> tuple[str, list[str]]:
+    """The run id that a command is given, as RUN_ID or run=RUN_ID, and the other arguments.
+
+    Raises:
+        ConfigError: none is given, or several.
+    """
+    plain = [text.removeprefix("run=") for text in arguments if "=" not in text or text.startswith("run=")]
+    if len(plain) != 1 or not plain[0]:
+        raise ConfigError(f"{command} needs one run: trilab {command} RUN_ID. Run ids are in the UI: trilab ui.")
+    return plain[0], [text for text in arguments if "=" in text and not text.startswith("run=")]
+
+
 def store(kept: str | None, overrides: Sequence[str]) -> str | None:
     """The store for what is done with a checkpoint: the environment's, else the one that its run went to."""
     uri = os.environ.get("MLFLOW_TRACKING_URI") or kept
@@ -67,9 +82,16 @@ def _of_checkpoint(path: Path) -> Source:
     from trilab.callbacks.identity import KEY, read_checkpoint
 
     identity = read_checkpoint(path, "checkpoint")[KEY]
+    check_stored(identity["config"], f"checkpoint={path}")
     if seeds := identity["config"]["trainer"].get("seeds"):
         raise ConfigError(
             f"checkpoint={path} holds the agents of {len(seeds)} seeds. Evaluate one: "
             f"checkpoint={path.parent.parent}/seed_{seeds[0]}/checkpoints/best.ckpt"
         )
     return Source(identity["config"], identity["choices"], path.absolute(), identity["run_id"])
+
+
+def output_folder(job: Job) -> Path:
+    """A new local folder for a run that Hydra does not start, beside those that it makes (see conf/train.yaml)."""
+    now = time.strftime("%Y-%m-%d_%H-%M-%S")
+    return Path(job.config["paths"]["outputs"]).absolute() / job.choices["experiment"] / f"{now}_{os.getpid()}"

@@ -9,7 +9,7 @@ from typing import Any
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from trilab.tracking.settings import redacted
+from trilab.tracking.secrets import redacted, without_secrets
 
 #: Parts that say where a run is kept, not what it computes.
 _NOT_HASHED = ("tracking", "paths")
@@ -62,11 +62,8 @@ class Job:
 
     @property
     def public(self) -> "Job":
-        """The job without the passwords that its store's URI may hold: what is logged and put into checkpoints."""
-        tracking = {**self.config["tracking"]}
-        if tracking.get("uri"):
-            tracking["uri"] = redacted(tracking["uri"])
-        return Job({**self.config, "tracking": tracking}, self.choices, [redacted(text) for text in self.overrides])
+        """The job without passwords and tokens: what is logged and put into checkpoints."""
+        return Job(without_secrets(self.config), self.choices, [redacted(text) for text in self.overrides])
 
     @property
     def name(self) -> str:

@@ -72,6 +72,16 @@ def has_method(target: str, name: str) -> bool:
     return any(has_method(f"{module.name}.{base}", name) for base in bases)
 
 
+def place_of(target: str) -> tuple[str, bool]:
+    """The module in which what a dotted path names is defined, and whether it is a class.
+
+    Raises:
+        UnknownTarget: nothing stands there.
+    """
+    definition, module = _definition(*_locate(target), target)
+    return module.name, isinstance(definition, ast.ClassDef)
+
+
 def _function_signature(function: ast.FunctionDef, target: str, skip_first: bool) -> Signature:
     positional = [*function.args.posonlyargs, *function.args.args][1 if skip_first else 0 :]
     known = ANNOTATIONS.get(target, {})

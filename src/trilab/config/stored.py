@@ -6,6 +6,7 @@ from hydra import initialize_config_module
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
+from trilab.config.allowed import check_stored
 from trilab.config.check import check
 from trilab.config.compose import CONFIG_MODULE, check_choices, option_alone, set_value
 from trilab.config.diagnose import Options, diagnose
@@ -19,12 +20,13 @@ def apply_overrides(job: Job, overrides: Sequence[str]) -> Job:
     """A job with overrides applied: an option of a group replaces that part, a value replaces that value.
 
     Args:
-        job: as it was run.
+        job: as it was run. It may build only what `trilab.config.allowed` names; the overrides are the user's own.
         overrides: `accelerator=cuda`, `data.batch_size=512`.
 
     Raises:
         ConfigError: an override that cannot be applied to the stored configuration.
     """
+    check_stored(job.config, "the stored configuration")
     config = OmegaConf.create(job.config)
     choices = dict(job.choices)
     with initialize_config_module(CONFIG_MODULE, version_base="1.3"):

@@ -50,5 +50,23 @@ class Cosine:
         return self.final + (1.0 - self.final) * half_wave
 
 
+class Triangular:
+    """A straight line up to the peak rate at `peak` of the budget, then a straight line down.
+
+    Jordan 2024, section 3.1 (https://arxiv.org/abs/2404.00498), and long before it Smith 2017, Cyclical Learning Rates
+    (https://arxiv.org/abs/1506.01186), of whose triangles this is one.
+    """
+
+    def __init__(self, start: Fraction = 0.2, peak: FractionBelowOne = 0.23, end: Fraction = 0.07) -> None:
+        self.start = start
+        self.peak = peak
+        self.end = end
+
+    def __call__(self, progress: float) -> float:
+        if progress < self.peak:
+            return self.start + (1.0 - self.start) * progress / self.peak
+        return 1.0 + (self.end - 1.0) * _share_after(self.peak, progress)
+
+
 def _share_after(warmup: float, progress: float) -> float:
     return min(1.0, (progress - warmup) / (1.0 - warmup))

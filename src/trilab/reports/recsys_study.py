@@ -14,10 +14,23 @@ from pathlib import Path
 
 from trilab.errors import ConfigError
 from trilab.reports.page import command_line, publish, require_block, require_store
+from trilab.reports.study import Study
 
 
 def main(argv: list[str]) -> int:
     return command_line("trilab.reports.recsys_study", (__doc__ or "").splitlines()[0], report, argv)
+
+
+def read(folder: Path) -> Study:
+    """The study in a folder.
+
+    Raises:
+        ConfigError: there is none, or it does not hold what it should.
+    """
+    study = Study.read(folder, without=("overestimation",))
+    if not study.metrics or study.by[:1] != ["model"]:
+        raise ConfigError(f"{folder / 'study.yaml'}: it needs `metrics`, one at least, and `by` begins with model.")
+    return study
 
 
 def report(folder: Path, uri: str, run: bool = False, jobs: int = 1) -> list[Path]:
@@ -33,11 +46,7 @@ def report(folder: Path, uri: str, run: bool = False, jobs: int = 1) -> list[Pat
         ConfigError: no such study or store, or a run of it is wrongly configured.
         UserError: a run failed, or there is nothing to report.
     """
-    from trilab.reports.study import Study
-
-    study = Study.read(folder, without=("overestimation",))
-    if not study.metrics or study.by[:1] != ["model"]:
-        raise ConfigError(f"{folder / 'study.yaml'}: it needs `metrics`, one at least, and `by` begins with model.")
+    study = read(folder)
     require_block(folder)
     if run:
         from trilab.reports.launch import run_study

@@ -13,10 +13,20 @@ import sys
 from pathlib import Path
 
 from trilab.reports.page import command_line, publish, require_block, require_store
+from trilab.reports.study import Study
 
 
 def main(argv: list[str]) -> int:
     return command_line("trilab.reports.rl_study", (__doc__ or "").splitlines()[0], report, argv)
+
+
+def read(folder: Path) -> Study:
+    """The study in a folder.
+
+    Raises:
+        ConfigError: there is none, or it does not hold what it should.
+    """
+    return Study.read(folder, without=("metrics", "by", "published"))
 
 
 def report(folder: Path, uri: str, run: bool = False, jobs: int = 1) -> list[Path]:
@@ -32,9 +42,7 @@ def report(folder: Path, uri: str, run: bool = False, jobs: int = 1) -> list[Pat
         ConfigError: no such study or store, or a run of it is wrongly configured.
         UserError: a run failed, or there is nothing to report.
     """
-    from trilab.reports.study import Study
-
-    study = Study.read(folder, without=("metrics", "by", "published"))
+    study = read(folder)
     require_block(folder)
     if run:
         from trilab.reports.launch import run_study

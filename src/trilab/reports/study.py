@@ -1,10 +1,12 @@
 """A study as its `study.yaml` asks it."""
 
+import hashlib
+import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import yaml
 
@@ -62,6 +64,9 @@ class Study:
             a number is the x axis of the plot.
         published: of a study of recommenders: others' results, each with the values of `by`, of metrics, and a
             `source`.
+        report: what reports on it: `trilab.reports.studies` knows the kinds.
+        changes: overrides of every run that come after its own: what `trilab study NAME KEY=VALUE` was given. The runs
+            go to an MLflow experiment of their own, so that they never count as those of the study as it was.
     """
 
     name: str
@@ -73,9 +78,11 @@ class Study:
     metrics: list[str] = field(default_factory=list)
     by: list[str] = field(default_factory=lambda: ["model"])
     published: list[dict[str, Any]] = field(default_factory=list)
+    report: str = ""
+    changes: list[str] = field(default_factory=list)
 
     @classmethod
-    def read(cls, folder: Path, without: Sequence[str] = ()) -> "Study":
+    def read(cls, folder: Path, without: Sequence[str] = ()) -> Self:
         """The study in a folder.
 
         Args:
@@ -99,17 +106,34 @@ class Study:
                 hint = nearest(str(name), allowed)
                 raise ConfigError(f"{path}: no such key '{name}'.{hint} Allowed: {', '.join(sorted(allowed))}.")
         for name, own in sorted(allowed.items()):
-            if own.default_factory is MISSING and name not in given:
+            if own.default is MISSING and own.default_factory is MISSING and name not in given:
                 raise ConfigError(f"{path}: '{name}' is missing.")
         try:
-            return cls(**{**given, "runs": [_run(item) for item in _list(given, "runs")]})._checked()
+            study = cls(**{**given, "runs": [_run(item) for item in _list(given, "runs")]})
+            study.check()
+            return study.changed(study.changes)
         except ConfigError as error:
             raise ConfigError(f"{path}: {error}") from None
 
-    def _checked(self) -> "Study":
+    def changed(self, changes: Sequence[str]) -> Self:
+        """The same study with other settings of every run."""
+        if not changes:
+            return self
+        return replace(self, name=f"{self.name}+{digest(changes)}", changes=list(changes))
+
+    def here(self) -> Self:
+        """The study with the runs that this machine makes of it; for most, itself."""
+        return self
+
+    @property
+    def varied(self) -> list[str]:
+        """Keys that the study itself sets, run by run, so that no override may."""
+        return ["tracking.experiment_name", *(["seed"] if self.seeds else [])]
+
+    def check(self) -> None:
         """Raises ConfigError for the first thing of a wrong kind, or a run that refers to none before it."""
-        texts = [self.name, self.baseline]
-        for name in ("overestimation", "common", "metrics", "by"):
+        texts = [self.name, self.baseline, self.report]
+        for name in ("overestimation", "common", "metrics", "by", "changes"):
             texts += _list(vars(self), name)
         texts += [text for run in self.runs for text in [*run.overrides, run.name or "", run.label or ""]]
         wrong = next((text for text in texts if not isinstance(text, str)), None)
@@ -133,7 +157,6 @@ class Study:
             if run.name in known:
                 raise ConfigError(f"two runs have the name '{run.name}'.")
             known += [run.name] if run.name else []
-        return self
 
     @property
     def models(self) -> list[str]:
@@ -151,11 +174,16 @@ class Study:
         texts = [f"tracking.experiment_name={self.name}"]
         texts += [f"+tracking.tags.{LABEL_TAG}='{run.label}'"] if run.label else []
         texts += [f"seed={seed}"] if seed is not None else []
-        for text in [*self.common, *run.overrides]:
+        for text in [*self.common, *run.overrides, *self.changes]:
             found = _REFERENCE.fullmatch(text)
             run_id = (run_ids or {}).get(found["name"], _UNKNOWN_RUN) if found else ""
             texts.append(f"{found['key']}='{run_id}'" if found else text)  # quoted: an id may look like a number
         return texts
+
+
+def digest(changes: Sequence[str]) -> str:
+    """Eight hexadecimal digits that tell one set of overrides from another."""
+    return hashlib.sha256(json.dumps(list(changes)).encode()).hexdigest()[:8]
 
 
 def _run(item: Any) -> StudyRun:

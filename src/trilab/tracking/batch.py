@@ -1,18 +1,14 @@
 """Metrics of several runs that go on as one: each member's to a run of its own, their mean to the parent's."""
 
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mlflow import MlflowClient
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from trilab.signals import interruption
 from trilab.tracking.logger import MlflowLogger
-
-#: Sending may cost one part in so many of the time. A request takes 4 ms on SQLite, and every run needs its own.
-_SHARE = 100
+from trilab.tracking.run import Run
 
 
 class BatchLogger(MlflowLogger):
@@ -22,19 +18,13 @@ class BatchLogger(MlflowLogger):
     A metric that is a number is of all members together and goes to the parent alone.
 
     Args:
-        client: of the store.
-        run_id: of the parent, an open run.
-        member_ids: of the members' open runs.
+        run: the parent, with its members.
         save_dir: the parent's local folder; checkpoints go to its `checkpoints/`.
-        flush_s: time that a metric waits, in seconds; more where sending would take over a hundredth of the time.
     """
 
-    def __init__(
-        self, client: MlflowClient, run_id: str, member_ids: Sequence[str], save_dir: Path, flush_s: float
-    ) -> None:
-        super().__init__(client, run_id, save_dir, flush_s)
-        self.members = [MlflowLogger(client, member_id, save_dir, flush_s) for member_id in member_ids]
-        self._sending_s = 0.0
+    def __init__(self, run: Run, save_dir: Path) -> None:
+        super().__init__(run, save_dir)
+        self.members = [MlflowLogger(member, save_dir) for member in run.members]
 
     @property
     def all(self) -> list[MlflowLogger]:
@@ -56,18 +46,9 @@ class BatchLogger(MlflowLogger):
                     own[name] = item
             of_all |= mean_and_spread(name, value)
         for member, own in zip(self.members, of_each, strict=True):
-            member.add(own, step or 0)
+            if own:
+                member.add(own, step or 0)
         self.add(of_all, step or 0)
-        if time.monotonic() - self._last_flush > max(self._flush_s, _SHARE * self._sending_s):
-            self.flush()
-
-    def flush(self) -> None:
-        """Sends everything that waits."""
-        start = time.monotonic()
-        for member in self.members:
-            member.flush()
-        super().flush()
-        self._sending_s = time.monotonic() - start
 
 
 def mean_and_spread(name: str, values: Sequence[float | None]) -> dict[str, float]:

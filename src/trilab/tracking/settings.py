@@ -3,9 +3,11 @@
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 from trilab.errors import ConfigError, nearest
-from trilab.ranges import PositiveFloat
+from trilab.ranges import NonNegativeFloat, PositiveFloat
+from trilab.tracking.secrets import redacted
 
 _SCHEMES = ("sqlite", "postgresql", "mysql", "mssql", "http", "https", "databricks")
 
@@ -22,6 +24,9 @@ class Tracking:
         system_metrics_interval_s: seconds between two samples of them.
         checkpoints: upload the best and the last checkpoint.
         flush_s: longest time that a metric waits before it is sent, in seconds.
+        wait_s: longest wait at the end of a run for a store that does not answer, in seconds.
+        offline: a run whose store does not answer starts all the same, and is kept in the spool; or it fails.
+        spool: folder of what was not sent yet; None for $TRILAB_SPOOL, or one of the user's own.
 
     Raises:
         ConfigError: a store that MLflow does not have.
@@ -37,6 +42,9 @@ class Tracking:
         system_metrics_interval_s: PositiveFloat = 10,
         checkpoints: bool = True,
         flush_s: PositiveFloat = 2.0,
+        wait_s: NonNegativeFloat = 10.0,
+        offline: Literal["spool", "fail"] = "spool",
+        spool: str | None = None,
     ) -> None:
         self.uri = store_uri(uri)
         self.experiment_name = experiment_name
@@ -46,6 +54,9 @@ class Tracking:
         self.system_metrics_interval_s = system_metrics_interval_s
         self.checkpoints = checkpoints
         self.flush_s = flush_s
+        self.wait_s = wait_s
+        self.offline = offline
+        self.spool = spool
 
     @property
     def artifact_root(self) -> str | None:
@@ -74,8 +85,3 @@ def sqlite_path(uri: str) -> Path | None:
     """The absolute path of a SQLite store's file; None for another store."""
     match = re.fullmatch(r"sqlite(?:\+\w+)?:///(?P<path>[^?]+)(?:\?.*)?", uri)
     return Path(match["path"]).expanduser().absolute() if match else None
-
-
-def redacted(uri: str) -> str:
-    """A URI without the user and the password that it may hold."""
-    return re.sub(r"(?<=//)[^/@]*@", "***@", uri)

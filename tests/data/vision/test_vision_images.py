@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from trilab.data.vision.images import normalize
+from trilab.data.vision.image_batches import Normalization
 from trilab.data.vision.torchvision_images import TorchvisionImages
 from trilab.errors import ConfigError, UserError
 
@@ -79,17 +79,20 @@ def test_validation_is_held_out_of_training_by_seed(tmp_path, folder, arrays):
     assert keys(ready(tmp_path, seed=2).val_dataloader()) != held_out
 
 
-def test_normalize_by_channel():
-    pixels = torch.randint(0, 256, (4, 3, 5, 5), dtype=torch.uint8)
-    mean, std = torch.tensor([0.1, 0.2, 0.3]).view(3, 1, 1), torch.tensor([0.4, 0.5, 0.6]).view(3, 1, 1)
-    result = normalize(pixels, mean, std)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_normalization_by_channel(layout):
+    pixels = torch.randint(0, 256, (4, 3, 5, 6), dtype=torch.uint8).contiguous(memory_format=layout)
+    mean, std = [0.1, 0.2, 0.3], [0.4, 0.5, 0.6]
+    result = Normalization(mean, std, 5, 6, layout=layout)(pixels)
+    assert result.dtype == torch.float32
+    assert result.is_contiguous(memory_format=layout)
     for channel in range(3):
-        expected = (pixels[:, channel].double() / 255 - mean[channel].double()) / std[channel].double()
+        expected = (pixels[:, channel].double() / 255 - mean[channel]) / std[channel]
         assert torch.allclose(result[:, channel].double(), expected, atol=1e-6)
 
 
 def test_wrong_settings_are_one_clear_line(tmp_path, folder):
-    with pytest.raises(ConfigError, match=r"data.validation=50: .* Allowed: 1 to 49"):
+    with pytest.raises(ConfigError, match=r"data.validation=50: .* Allowed: 0 to 49"):
         ready(tmp_path, validation=50)
     with pytest.raises(ConfigError, match=r"data.mean: 3 values for images of 1 channels"):
         ready(tmp_path, mean=[0.1, 0.2, 0.3])

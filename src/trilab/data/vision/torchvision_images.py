@@ -1,17 +1,18 @@
-"""Image sets that torchvision knows: downloaded where there is internet, read from the data folder where not."""
+"""MNIST and Fashion-MNIST through torchvision: downloaded where there is internet, else read from the data folder."""
 
 import math
-import socket
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
+from trilab.data.vision.augment import Augmentation
+from trilab.data.vision.download import attempt
 from trilab.data.vision.images import ImageData, Images
 from trilab.errors import UserError
-from trilab.ranges import NonNegativeInt, PositiveFloat, PositiveInt
+from trilab.ranges import NonNegativeInt, PositiveFloat, PositiveFraction, PositiveInt
 from trilab.runtime import import_torchvision
 
 _CLASSES = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST"}
@@ -28,10 +29,12 @@ class TorchvisionImages(ImageData):
         download: fetch the files where they are missing.
         batch_size: images of a training batch.
         eval_batch_size: images of a batch in validation and test.
-        validation: training images held out for validation, chosen by `seed`.
+        validation: training images held out for validation, chosen by `seed`; 0 for no validation.
         mean: mean of each channel on the scale [0, 1], subtracted.
         std: standard deviation of each channel on the scale [0, 1], divided by.
-        seed: of the held-out images and of the batches' order.
+        seed: of the held-out images, of the batches' order and of the augmentation.
+        augment: what training images undergo; None for nothing.
+        memory_share: of the device's free memory that a part of the set may take; else it stays in the host's.
     """
 
     def __init__(
@@ -41,12 +44,14 @@ class TorchvisionImages(ImageData):
         download: bool,
         batch_size: PositiveInt,
         eval_batch_size: PositiveInt,
-        validation: PositiveInt,
+        validation: NonNegativeInt,
         mean: Sequence[float],
         std: Sequence[PositiveFloat],
         seed: NonNegativeInt,
+        augment: Augmentation | None = None,
+        memory_share: PositiveFraction = 0.5,
     ) -> None:
-        super().__init__(batch_size, eval_batch_size, validation, mean, std, seed)
+        super().__init__(batch_size, eval_batch_size, validation, mean, std, seed, augment, memory_share)
         self.dataset = dataset
         self.download = download
         self._class = _torchvision_class(dataset)
@@ -58,12 +63,7 @@ class TorchvisionImages(ImageData):
             return
         why = "data.download is false"
         if self.download:
-            try:
-                with _timeout(20.0):
-                    self._class(str(self._root), download=True)
-            except (OSError, RuntimeError) as error:  # URLError is an OSError
-                # torchvision tells of each mirror on a line of its own; the last says it.
-                why = f"the download failed ({(str(error).strip() or repr(error)).splitlines()[-1]})"
+            why = attempt(lambda: self._class(str(self._root), download=True)) or "they are not in the download"
             if not (missing := self._missing()):
                 return
             for folder in (self._folder, self._folder.parent):
@@ -96,7 +96,7 @@ class TorchvisionImages(ImageData):
             raise self._corrupt(labels, f"{len(targets):,} labels for {len(pixels):,} images")
         if (highest := int(targets.max())) >= classes:
             raise self._corrupt(labels, f"a label {highest}, where 0 to {classes - 1} are allowed")
-        return Images(pixels.contiguous(), targets)
+        return Images.of(pixels.contiguous(), targets)
 
     def _corrupt(self, path: Path, fault: str) -> UserError:
         source = self._class.mirrors[0] + path.name + ".gz"
@@ -129,14 +129,3 @@ def _torchvision_class(dataset: str) -> Any:
     from torchvision import datasets
 
     return getattr(datasets, _CLASSES[dataset])
-
-
-@contextmanager
-def _timeout(seconds: float) -> Iterator[None]:
-    """Gives up on a host that does not answer, for which urllib would wait minutes."""
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(seconds)
-    try:
-        yield
-    finally:
-        socket.setdefaulttimeout(before)
