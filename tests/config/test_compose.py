@@ -103,7 +103,15 @@ WRONG = [
         ["experiment=recsys/deepfm_criteo", "data=recsys/csv", "data.label=y"],
         "data.categorical, data.train_path: without a default",
     ),
-    (["experiment=recsys/deepfm_synthetic", "model=recsys/mf"], "scores a user and an item"),
+    (
+        [
+            "experiment=recsys/deepfm_synthetic",
+            "model.network._target_=trilab.models.recsys.mf.MatrixFactorization",
+            "~model.network.hidden",
+            "~model.network.dropout",
+        ],
+        "model=recsys/mf scores a user and an item, and data=recsys/synthetic has neither.",
+    ),
     (["tracking.experiment_name=a/b", "optimizer.lrr=1"], "optimizer.lrr: no such key."),
     (["modle=rl/dqn"], "modle: no such key. Did you mean 'model'?"),
     (["model=rl/dqnn"], "model=rl/dqnn: no such option. Did you mean 'rl/dqn'?"),
