@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +20,10 @@ from mlflow.entities import Run  # noqa: E402
 
 from trilab.tracking.settings import Tracking  # noqa: E402
 from trilab.tracking.store import connect  # noqa: E402
+
+# A shell starts what it puts in the background with SIGINT ignored, and so would be every process that a test stops.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 #: A few steps of anything, without what takes time.
 FEW_STEPS = ["trainer.max_epochs=1", "trainer.limit_train_batches=2", "trainer.limit_val_batches=1"]

@@ -57,7 +57,12 @@ def test_a_whole_store_and_spool_hold_no_secret(
     if away:
         server.stop()
     overrides = [f"tracking.uri={uri}", "+tracking.tags.api_key=hunter2-tag", "+tracking.tags.note=a-hunter2-env-b"]
-    small = [*FEW_STEPS, *SMALL["recsys"], "experiment=recsys/deepfm_synthetic", "tracking.wait_s=0.1"]
+    small = [
+        *FEW_STEPS,
+        *SMALL["recsys"],
+        "experiment=recsys/deepfm_synthetic",
+        f"tracking.wait_s={0.1 if away else 60}",
+    ]
     with pytest.raises(SystemExit) as raised:
         main(["train", *small, *overrides, "tracking.system_metrics=false", "hydra.output_subdir=null"])
     assert raised.value.code == 0
