@@ -8,6 +8,7 @@ from rich.table import Table
 from trilab.console import program, show
 from trilab.statistics import interquartile_mean
 from trilab.summary import BatchSummary, Summary
+from trilab.sweeps.outcome import Outcome, best
 
 
 def show_summary(summary: Summary | BatchSummary) -> None:
@@ -48,28 +49,31 @@ def _show_members(summary: BatchSummary) -> None:
 def one_line(summary: Summary | BatchSummary) -> str:
     """The run in one line, for sweeps."""
     whole = _whole(summary)
-    return f"{_short_result(summary)}  ·  {_speed(whole.metrics)}  ·  run {whole.run_id}"
+    return f"{short_result(summary)}  ·  {_speed(whole.metrics)}  ·  run {whole.run_id}"
 
 
-def show_sweep(outcomes: Sequence[tuple[Sequence[str], Summary | BatchSummary | Exception]]) -> None:
+def show_sweep(outcomes: Sequence[Outcome], skipped: int = 0) -> None:
     """Prints a row for each run of a sweep: what it was swept over, and its result or why it failed.
 
     Args:
-        outcomes: the overrides of each run, and what became of it.
+        outcomes: of all its runs that have ended, now or when it was launched before.
+        skipped: how many of them were finished before.
     """
-    common = set.intersection(*(set(overrides) for overrides, _ in outcomes))
+    if not outcomes:
+        return
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     for column in ("run", "result", "speed", "MLflow run"):
         table.add_column(column, overflow="fold")
-    for overrides, outcome in outcomes:
-        swept = " ".join(text for text in overrides if text not in common) or "-"
-        if isinstance(outcome, Exception):
-            table.add_row(swept, f"failed: {' '.join(str(outcome).split())[:120]}", "", "")
-        else:
-            whole = _whole(outcome)
-            table.add_row(swept, _short_result(outcome), _speed(whole.metrics, with_memory=False), whole.run_id)
-    failed = sum(isinstance(outcome, Exception) for _, outcome in outcomes)
-    show("", table, "", f"{len(outcomes) - failed} of {len(outcomes)} runs finished, {failed} failed")
+    for outcome in outcomes:
+        shown = outcome.shown if outcome.status == "FINISHED" else f"failed: {outcome.shown[:200]}"
+        table.add_row(outcome.name, shown, outcome.speed, outcome.run_id or "")
+    failed = sum(outcome.status != "FINISHED" for outcome in outcomes)
+    before = f", {skipped} of them before" if skipped else ""
+    lines = [f"{len(outcomes) - failed} of {len(outcomes)} runs finished{before}, {failed} failed"]
+    winner = best(outcomes)
+    if winner is not None and len(outcomes) > 1:
+        lines.append(f"best: {winner.name}, {winner.metric} {winner.result:.5g}")
+    show("", table, "", *lines)
 
 
 def next_commands(summary: Summary) -> list[str]:
@@ -86,7 +90,13 @@ def _whole(summary: Summary | BatchSummary) -> Summary:
     return summary.whole if isinstance(summary, BatchSummary) else summary
 
 
-def _short_result(summary: Summary | BatchSummary) -> str:
+def short_speed(summary: Summary | BatchSummary) -> str:
+    """How fast it was, in a few words."""
+    return _speed(_whole(summary).metrics, with_memory=False)
+
+
+def short_result(summary: Summary | BatchSummary) -> str:
+    """The goal's metric, and whether the goal was reached."""
     if isinstance(summary, BatchSummary):
         return _batch_result(summary, with_source=False)
     return _result(summary, with_source=False)

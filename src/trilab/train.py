@@ -183,6 +183,8 @@ def train(
 def _name(settings: Tracking, job: Job, whole: Job) -> str:
     if settings.run_name is None:
         return job.name
+    if job.swept:  # every run of a sweep has the name that is asked for
+        return f"{settings.run_name} {job.name}"
     return settings.run_name if job is whole else f"{settings.run_name} seed={job.config['seed']}"
 
 

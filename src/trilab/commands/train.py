@@ -8,6 +8,7 @@ overrides
                                   callbacks, accelerator, precision, tracking, paths
   optimizer.lr=3e-4 seed=2        a value; trainer.* are Lightning's Trainer arguments
   trainer.seeds=[0,1,2]           reinforcement learning: that many agents at once as one batch, a run for each
+  sweep.name=NAME                 of a sweep; launched again under it, it goes on with what is not finished
   resume=PATH/last.ckpt           go on from a checkpoint of an earlier run
   '~callbacks.progress'           leave a part out
 
@@ -23,23 +24,36 @@ exit code  0 finished, 1 failed, 2 wrong configuration, 130 Ctrl-C, 143 SIGTERM
 
 import argparse
 import os
+import shlex
 import sys
+import textwrap
+import time
+from datetime import datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
 import hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from trilab.cli import exit_code, report
 from trilab.config.compose import CONFIG_MODULE, CONFIG_NAME, compose_unchecked
-from trilab.config.job import Job
-from trilab.config.preflight import preflight
-from trilab.errors import ConfigError
-from trilab.summary import BatchSummary, Summary
-from trilab.tables import one_line, show_summary, show_sweep
+from trilab.config.job import Job, build
+from trilab.config.preflight import Checked, preflight
+from trilab.errors import ConfigError, UserError
+from trilab.runtime import fast_imports
+from trilab.signals import interruption
+from trilab.sweeps.outcome import Outcome
+from trilab.tables import one_line, short_result, short_speed, show_summary, show_sweep
+from trilab.tracking.secrets import redacted
+from trilab.tracking.settings import Tracking
+
+#: The MLflow experiment of sweeps over several experiments.
+_SEVERAL = "sweeps"
+#: Overrides that say where a run belongs, not what it is.
+_OF_THE_SWEEP = ("sweep.name", "tracking.experiment_name")
+_LONGEST_TITLE = 100
 
 
 def main(argv: list[str]) -> int:
@@ -53,8 +67,18 @@ def main(argv: list[str]) -> int:
     if flags.cfg or flags.info:
         compose_unchecked(flags.overrides, flags.config_dir)  # for the one-line errors
     elif not flags.hydra_help:
-        preflight(flags.overrides, flags.config_dir, flags.multirun)
-    return _hydra(argv)
+        checked = preflight(flags.overrides, flags.config_dir, flags.multirun)
+    try:
+        if flags.multirun and not (flags.cfg or flags.info or flags.hydra_help):
+            _sweep(argv, flags, checked)
+        else:
+            _hydra(argv)
+    except UserError:
+        raise
+    except Exception as error:
+        report(error)
+        return exit_code(error)
+    return 0
 
 
 def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -77,62 +101,86 @@ def _refuse(message: str) -> NoReturn:
     raise ConfigError(f"{message}. See: trilab train --help")
 
 
-def _hydra(argv: list[str]) -> int:
+def _sweep(argv: list[str], flags: argparse.Namespace, checked: Checked) -> None:
+    """Opens the sweep's own MLflow run, and has Hydra launch the runs in it."""
+    config = checked.config
+    name = config.sweep.name or f"{datetime.now():%Y-%m-%d_%H-%M-%S}_{os.getpid()}"
+    added = [] if config.sweep.name else [f"sweep.name={name}"]
+    if len(checked.experiment_names) > 1:  # MLflow nests and compares runs within one experiment
+        config.tracking.experiment_name = _SEVERAL
+        added.append(f"tracking.experiment_name={_SEVERAL}")
+    settings: Tracking = build(config.tracking)
+    with fast_imports():
+        from trilab.sweeps.sweep import open_sweep
+    tags = {
+        "mlflow.source.name": shlex.join(["trilab", "train", *argv]),
+        "trilab.goal": f"{config.goal.mode} {config.goal.metric}",
+    }
+    swept = " ".join(f"{key}={','.join(values) or '?'}" for key, values in checked.swept.items())
+    title = config.sweep.name or textwrap.shorten(f"sweep {swept}", _LONGEST_TITLE, placeholder=" ...")
+    folder = Path(config.paths.outputs) / "sweeps" / name
+    with open_sweep(settings, name, title, tags, folder, flags.config_dir, checked.swept) as sweep:
+        try:
+            _hydra([*argv, *added, sweep.place.as_override()])
+        finally:
+            show_sweep(sweep.outcomes(), len(sweep.skipped))
+
+
+def _hydra(argv: list[str]) -> None:
     # Hydra prints errors over several lines and exits with 1; with this it raises them.
     before = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"
     old_argv, sys.argv = sys.argv, ["trilab", *argv]
     try:
         hydra.main(version_base="1.3", config_path=f"pkg://{CONFIG_MODULE}", config_name=CONFIG_NAME)(_job)()
-    except _Reported as error:
-        return exit_code(error)
-    except Exception as error:
-        report(error)
-        return exit_code(error)
     finally:
-        if _outcomes:
-            show_sweep(_outcomes)
-            _outcomes.clear()
         sys.argv = old_argv
         if before is None:
             os.environ.pop("HYDRA_FULL_ERROR", None)
         else:
             os.environ["HYDRA_FULL_ERROR"] = before
-    return 0
-
-
-#: What became of each run of a sweep in this process.
-_outcomes: list[tuple[list[str], Summary | BatchSummary | Exception]] = []
 
 
 def _job(config: DictConfig) -> Any:
     """What Hydra calls for each run; returns the goal's metric, for sweepers that optimise."""
+    from trilab.sweeps.place import Place, key_of
     from trilab.train import train
 
-    hydra_config = HydraConfig.get()
-    sweep = hydra_config.mode == RunMode.MULTIRUN
-    choices, overrides = dict(hydra_config.runtime.choices), list(hydra_config.overrides.task)
-    job, members = Job.of(config, choices, overrides), Job.of_each_seed(config, choices, overrides)
+    started, hydra_config, place = time.time(), HydraConfig.get(), Place.here()
+    choices = dict(hydra_config.runtime.choices)
+    overrides = [text for text in hydra_config.overrides.task if key_of(text) not in _OF_THE_SWEEP]
+    swept = place.values(overrides) if place else ""
+    job = Job.of(config, choices, overrides, swept)
+    members = Job.of_each_seed(config, choices, overrides, swept)
     if len(members) == 1:  # a batch of one is a run like any other
         job, members = members[0], []
-    tags = {"trilab.sweep": Path(hydra_config.sweep.dir).name} if sweep else {}
-    if not sweep:  # Hydra announces those of a sweep; the packages take some seconds to load
+    folder = Path(hydra_config.runtime.output_dir)
+    if place is None:  # Hydra announces those of a sweep; the packages take some seconds to load
         print(f"{job.choices['experiment']} · {job.name}", file=sys.stderr)
+        try:
+            summary = train(job, folder, members=members)
+        except Exception as error:
+            report(error)
+            raise SystemExit(exit_code(error)) from None
+        show_summary(summary)
+        return summary.result
+    outcome = Outcome(int(hydra_config.job.num), job.name, job.hash, job.public.overrides, "FAILED")
     try:
-        summary = train(job, Path(hydra_config.runtime.output_dir), tags, members=members)
+        summary = train(job, folder, place.tags, members=members)
+        outcome.finished(summary, short_result(summary), short_speed(summary))
+        outcome.status = "FINISHED"
     except Exception as error:
         report(error)
-        if sweep:
-            _outcomes.append((job.public.overrides, error))
-            raise _Reported(error) from error  # Hydra goes on with the other jobs, and raises it at the end
-        raise SystemExit(exit_code(error)) from None
-    if sweep:
-        _outcomes.append((job.public.overrides, summary))
-        print(one_line(summary))
-    else:
-        show_summary(summary)
+        said = redacted(" ".join(str(error).split()) or type(error).__name__)
+        outcome.shown, outcome.wrong = said, exit_code(error) == 2
+        raise ReportedError(said) from None  # Hydra goes on with the other runs
+    finally:
+        outcome.seconds = time.time() - started
+        if interruption() is None:
+            outcome.write(folder)
+    print(one_line(summary))
     return summary.result
 
 
-class _Reported(Exception):
-    """A failure of one job of a sweep that the user has been told of."""
+class ReportedError(Exception):
+    """A failure of one run of a sweep that the user has been told of."""

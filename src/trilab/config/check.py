@@ -25,6 +25,7 @@ _GOAL: dict[str, Any] = {
     "threshold": float | None,
     "source": str | None,
 }
+_SWEEP: dict[str, Any] = {"name": Annotated[str, StringConstraints(pattern=r"^[\w.-]+$")] | None}
 _PATHS: dict[str, Any] = {"data": str, "outputs": str}
 _GROUPS = ("data", "model", "optimizer", "scheduler", "trainer", "callbacks", "accelerator", "precision", "tracking")
 
@@ -61,10 +62,10 @@ def check(config: DictConfig) -> None:
         values: Any = OmegaConf.to_container(config, throw_on_missing=True)
     except OmegaConfBaseException as error:
         raise ConfigError(" ".join(str(error).split())) from None
-    _keys("", values, {*_ROOT, "goal", "paths", *_GROUPS})
+    _keys("", values, {*_ROOT, "goal", "paths", "sweep", *_GROUPS})
     for name, annotation in _ROOT.items():
         _value(name, values.get(name), annotation)
-    for group, schema in (("goal", _GOAL), ("paths", _PATHS)):
+    for group, schema in (("goal", _GOAL), ("paths", _PATHS), ("sweep", _SWEEP)):
         _keys(group, values[group], set(schema))
         for name, annotation in schema.items():
             _value(f"{group}.{name}", values[group].get(name), annotation)

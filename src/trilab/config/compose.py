@@ -8,6 +8,7 @@ from typing import Any
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_module
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -51,7 +52,7 @@ def compose_unchecked(
     if config_dir is not None and not Path(config_dir).is_dir():
         raise ConfigError(f"--config-dir {config_dir}: no such folder.")
     search = [f"hydra.searchpath=[file://{Path(config_dir).absolute()}]"] if config_dir is not None else []
-    with initialize_config_module(CONFIG_MODULE, version_base="1.3"), _hydra_config():
+    with _hydra_config(), initialize_config_module(CONFIG_MODULE, version_base="1.3"):
         try:
             config = hydra_compose(CONFIG_NAME, [*search, *overrides], return_hydra_config=True)
             HydraConfig.instance().set_config(config)
@@ -130,8 +131,9 @@ def _of_another_experiment(error: ConfigError, choices: dict[str, str], override
 @contextmanager
 def _hydra_config() -> Any:
     """`${hydra:...}` resolves inside; whatever Hydra application is running keeps its own configuration."""
-    before = HydraConfig.instance().cfg
+    before, running = HydraConfig.instance().cfg, GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
     try:
         yield
     finally:
-        HydraConfig.instance().cfg = before
+        HydraConfig.instance().cfg, GlobalHydra.instance().hydra = before, running

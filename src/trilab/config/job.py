@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from hydra.utils import instantiate
@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from trilab.tracking.secrets import redacted, without_secrets
 
 #: Parts that say where a run is kept, not what it computes.
-_NOT_HASHED = ("tracking", "paths")
+_NOT_HASHED = ("tracking", "paths", "sweep")
 #: Overrides that a member of a batch of seeds does not have.
 _OF_THE_BATCH = ("seed", "trainer.seeds", "resume")
 
@@ -25,33 +25,38 @@ class Job:
         config: plain dictionaries, lists and values.
         choices: the option of each group (`model` -> `rl/dqn`).
         overrides: what the user typed.
+        swept: what a sweep set in it, in words; empty for a run of its own.
     """
 
     config: dict[str, Any]
     choices: Mapping[str, str]
     overrides: list[str] = field(default_factory=list)
+    swept: str = ""
 
     @classmethod
-    def of(cls, config: DictConfig, choices: Mapping[str, str], overrides: list[str]) -> "Job":
+    def of(cls, config: DictConfig, choices: Mapping[str, str], overrides: list[str], swept: str = "") -> "Job":
         values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
         assert isinstance(values, dict)
-        return cls({str(key): value for key, value in values.items()}, dict(choices), list(overrides))
+        return cls({str(key): value for key, value in values.items()}, dict(choices), list(overrides), swept)
 
     @classmethod
-    def of_each_seed(cls, config: DictConfig, choices: Mapping[str, str], overrides: list[str]) -> "list[Job]":
+    def of_each_seed(
+        cls, config: DictConfig, choices: Mapping[str, str], overrides: list[str], swept: str = ""
+    ) -> "list[Job]":
         """A job for each of `trainer.seeds`, as if it were run alone; none where that is null.
 
         Args:
             config: not yet resolved, so that whatever follows `seed` follows it.
             choices: as of `Job`.
             overrides: as of `Job`.
+            swept: as of `Job`.
         """
         jobs = []
         kept = [text for text in overrides if text.partition("=")[0].lstrip("+") not in _OF_THE_BATCH]
         for seed in config.trainer.get("seeds") or []:
             own = config.copy()
             own.seed, own.trainer.seeds, own.resume = seed, None, None
-            jobs.append(cls.of(own, choices, [*kept, f"seed={seed}"]))
+            jobs.append(cls.of(own, choices, [*kept, f"seed={seed}"], f"{swept} seed={seed}".strip() if swept else ""))
         return jobs
 
     @property
@@ -63,11 +68,13 @@ class Job:
     @property
     def public(self) -> "Job":
         """The job without passwords and tokens: what is logged and put into checkpoints."""
-        return Job(without_secrets(self.config), self.choices, [redacted(text) for text in self.overrides])
+        return replace(self, config=without_secrets(self.config), overrides=[redacted(text) for text in self.overrides])
 
     @property
     def name(self) -> str:
-        """A short name for people; what differs within an experiment comes first, for narrow columns."""
+        """A short name for people: what a sweep set, else first what differs within an experiment."""
+        if self.swept:
+            return redacted(self.swept)
         model, data = (self.choices[group].rpartition("/")[2] for group in ("model", "data"))
         seeds = self.config["trainer"].get("seeds")
         which = f"seed={self.config['seed']}" if seeds is None else f"seeds={','.join(map(str, seeds))}"

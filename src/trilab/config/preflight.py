@@ -1,7 +1,9 @@
 """Checks every run of a command before the first of them starts."""
 
 import copy
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -16,8 +18,32 @@ from trilab.config.job import build
 from trilab.errors import ConfigError
 from trilab.runtime import prepare_imports
 
+#: What all runs of a sweep have in common.
+_NEVER_SWEPT = ("sweep.name", "tracking.uri", "tracking.experiment_name", "paths.outputs")
 
-def preflight(overrides: Sequence[str], config_dir: str | None, multirun: bool) -> None:
+
+@dataclass(frozen=True)
+class Checked:
+    """A command whose runs can all be composed.
+
+    Args:
+        config: of its first run.
+        swept: the values of each key that has several; none of one whose values come from the sweeper.
+        experiment_names: the MLflow experiments that its runs go to.
+    """
+
+    config: DictConfig
+    swept: dict[str, list[str]] = field(default_factory=dict)
+    experiment_names: list[str] = field(default_factory=list)
+
+    @property
+    def runs(self) -> int | None:
+        """How many there are; None where the sweeper decides."""
+        sizes = [len(values) for values in self.swept.values()]
+        return math.prod(sizes) if all(sizes) else None
+
+
+def preflight(overrides: Sequence[str], config_dir: str | None, multirun: bool) -> Checked:
     """Composes and checks a run, or in a sweep each swept value with the first values of the others.
 
     A sweep of 3 x 4 x 10 values is checked in 1 + 2 + 3 + 9 steps, not 120: a value is wrong by itself far more often
@@ -30,20 +56,31 @@ def preflight(overrides: Sequence[str], config_dir: str | None, multirun: bool) 
     parsed = _parse(overrides)
     if not multirun:
         _refuse_sweep(parsed)
-        _machine(compose(overrides, config_dir))
-        return
+        config = compose(overrides, config_dir)
+        _machine(config)
+        return Checked(config)
     values = [_swept(override) if isinstance(override, Override) else [override] for override in parsed]
     first = [options[0] for options in values if options]
     base = compose(first, config_dir)
     _machine(base)
+    names = [base.tracking.experiment_name]
+    swept: dict[str, list[str]] = {}
     for position, (override, options) in enumerate(zip(parsed, values, strict=True)):
+        if not isinstance(override, Override) or not override.is_sweep_override():
+            continue
+        key = override.get_key_element().lstrip("+")
+        if override.key_or_group in _NEVER_SWEPT:
+            raise ConfigError(f"{override.input_line}: a sweep has one {override.key_or_group}.")
+        swept[key] = [option.partition("=")[2] for option in options]
         for option in options[1:]:
-            assert isinstance(override, Override)
             if override.key_or_group in GROUPS:
                 others = [o[0] for p, o in enumerate(values) if o and p != position]
-                _machine(compose([*others, option], config_dir))
+                config = compose([*others, option], config_dir)
+                _machine(config)
+                names.append(config.tracking.experiment_name)
             else:
                 _machine(_with_value(base, option))
+    return Checked(base, swept, sorted(set(names)))
 
 
 def _with_value(base: DictConfig, text: str) -> DictConfig:

@@ -6,17 +6,13 @@ from pathlib import Path
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
+from trilab.tracking.lookup import search
 from trilab.tracking.store import MlflowClient
 
 
 def all_runs(client: MlflowClient, experiment_id: str) -> list[Run]:
     """Every run of an MLflow experiment, however many pages they fill."""
-    page = client.search_runs([experiment_id])
-    runs = list(page)
-    while page.token:
-        page = client.search_runs([experiment_id], page_token=page.token)
-        runs += page
-    return runs
+    return search(client, [experiment_id])
 
 
 def artifact_text(client: MlflowClient, run_id: str, name: str) -> str | None:

@@ -142,6 +142,24 @@ def fetch_checkpoint(run_id: str, uri: str, argument: str, folder: Path) -> Path
     return checkpoint
 
 
+def search(client: MlflowClient, experiment_ids: Sequence[str], condition: str = "") -> list[Run]:
+    """Every run of some MLflow experiments that fulfils a condition, however many pages they fill."""
+    if not experiment_ids:
+        return []
+    page = client.search_runs(list(experiment_ids), condition)
+    runs = list(page)
+    while page.token:
+        page = client.search_runs(list(experiment_ids), condition, page_token=page.token)
+        runs += page
+    return runs
+
+
+def children(client: MlflowClient, run_id: str) -> list[Run]:
+    """The runs that are nested under another, in whatever experiments."""
+    everywhere = [experiment.experiment_id for experiment in client.search_experiments()]
+    return search(client, everywhere, f"tags.`mlflow.parentRunId` = '{run_id}'")
+
+
 def histories(client: MlflowClient, run_id: str) -> dict[str, list[Metric]]:
     """Every point of every metric of a run, by name."""
     names = client.get_run(run_id).data.metrics
