@@ -184,7 +184,9 @@ def open_sweep(
             if child.info.status == "FINISHED" and "trilab.config_hash" in child.data.tags:
                 finished[child.data.tags["trilab.config_hash"]] = child.info.run_id
     if earlier is not None:  # in what its runs differ altogether
-        before = {key.removeprefix("swept."): [] for key in earlier.data.tags if key.startswith("swept.")}
+        before: dict[str, list[str]] = {
+            key.removeprefix("swept."): [] for key in earlier.data.tags if key.startswith("swept.")
+        }
         swept = {**before, **swept}
     own = {"trilab.kind": "sweep", "trilab.sweep": name, **tags}
     own |= {f"swept.{key}": ", ".join(values) for key, values in swept.items() if values}
