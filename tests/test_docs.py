@@ -1,0 +1,66 @@
+"""The documentation: its worked example, word for word, and a build without a broken link."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from trilab.cli import main
+from trilab.config.catalog import GROUPS, catalog
+
+ROOT = Path(__file__).parents[1]
+GUIDE = (ROOT / "docs" / "guide" / "extending.md").read_text()
+COMMANDS = re.findall(r"^    (trilab train .*)$", GUIDE, re.M)
+
+
+@pytest.fixture
+def followed(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder in which somebody did what the guide says."""
+    blocks = re.findall(r"```(?:python|yaml)\n# (\S+?\.(?:py|yaml))\n(.*?)```", GUIDE, re.DOTALL)
+    assert len(blocks) == 4
+    for path, content in blocks:
+        (workdir / path).parent.mkdir(parents=True, exist_ok=True)
+        (workdir / path).write_text(content)
+    generator = np.random.default_rng(0)
+    for part in ("train", "test"):
+        for kind, shade in (("rose", 60), ("tulip", 200)):
+            folder = workdir / "flowers" / part / kind
+            folder.mkdir(parents=True)
+            for number in range(8):
+                pixels = np.clip(generator.normal(shade, 30, (40, 48, 3)), 0, 255).astype(np.uint8)
+                Image.fromarray(pixels).save(folder / f"{number}.png")
+    monkeypatch.syspath_prepend(str(workdir))
+    return workdir
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("line", COMMANDS)
+def test_the_worked_example_runs_as_it_stands(line: str, followed: Path) -> None:
+    with pytest.raises(SystemExit) as raised:
+        main([*shlex.split(line)[1:], "tracking.system_metrics=false"])
+    assert raised.value.code == 0
+
+
+def test_its_mistake_gets_its_line(followed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    [(command, answer)] = re.findall(r"^    \$ (trilab .*)\n    (trilab: .*)$", GUIDE, re.M)
+    with pytest.raises(SystemExit) as raised:
+        main(shlex.split(command)[1:])
+    assert raised.value.code == 2
+    assert capsys.readouterr().err.strip() == answer
+
+
+@pytest.mark.slow
+def test_the_site_builds_with_every_option_and_no_broken_link(tmp_path: Path) -> None:
+    pytest.importorskip("mkdocs", reason="the site needs the extra docs")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "-q", "-d", str(tmp_path / "site")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for group in GROUPS:
+        page = (tmp_path / "site" / "reference" / "conf" / group / "index.html").read_text()
+        missing = [option.name for option in catalog(group) if f'id="{option.name.replace("/", "-")}"' not in page]
+        assert not missing
