@@ -1,4 +1,4 @@
-"""Makes the reference pages whenever the site is built: a page for each configuration group, one for each module.
+"""Makes pages whenever the site is built: for each configuration group, each package of modules, each study.
 
 A hook of MkDocs: nothing of it is kept in the repository, so that it cannot differ from the code.
 """
@@ -12,7 +12,7 @@ from mkdocs.structure.files import File, Files
 from trilab.config.catalog import GROUPS, Option, catalog
 
 ROOT = Path(__file__).parents[1]
-CONF, SOURCE = ROOT / "conf", ROOT / "src" / "trilab"
+CONF, SOURCE, STUDIES = ROOT / "conf", ROOT / "src" / "trilab", ROOT / "experiments"
 #: Packages whose modules a person who adds something of their own looks up.
 PACKAGES = ("models", "data", "callbacks", "numerics", "tracking", "serving", "sweeps", "compare")
 _TARGET = re.compile(r"_target_:\s*(trilab(?:\.\w+)+)")
@@ -23,7 +23,9 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
     groups = [{group: f"reference/conf/{group}.md"} for group in GROUPS]
     modules = [{name: f"reference/api/{name}.md"} for name in packages()]
     root = {"conf/train.yaml": "reference/conf/train.md"}
+    studies = [f"studies/{folder.name}/index.md" for folder in study_folders()]
     assert config.nav is not None
+    config.nav.append({"Studies": studies})
     config.nav.append({"Reference": [{"Configuration": [root, *groups]}, {"Modules": modules}]})
     return config
 
@@ -35,7 +37,16 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     pages |= {f"reference/api/{name}.md": package_page(name) for name in packages()}
     for path, content in pages.items():
         files.append(File.generated(config, path, content=content))
+    for folder in study_folders():
+        for file in (folder / "README.md", *sorted(folder.glob("results/*.png"))):
+            path = str(file.relative_to(STUDIES)).replace("README.md", "index.md")
+            files.append(File.generated(config, f"studies/{path}", abs_src_path=str(file)))
     return files
+
+
+def study_folders() -> list[Path]:
+    """Those of every study."""
+    return sorted(file.parent for file in STUDIES.glob("*/study.yaml"))
 
 
 def group_page(group: str) -> str:
