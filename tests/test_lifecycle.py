@@ -63,7 +63,9 @@ def test_a_stopped_sweep_starts_no_further_run(workdir: Path, runs: Callable[[],
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 130, output
-    assert [run.info.status for run in runs()] == ["KILLED"]
+    parent, child = sorted(runs(), key=lambda run: "mlflow.parentRunId" in run.data.tags)
+    assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
+    assert {parent.info.status, child.info.status} == {"KILLED"}
 
 
 @pytest.mark.slow

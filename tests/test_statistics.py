@@ -10,6 +10,8 @@ from trilab.statistics import (
     difference,
     interquartile_mean,
     probability_of_improvement,
+    t_difference,
+    t_ratio,
 )
 
 
@@ -117,3 +119,55 @@ def test_intervals_hold_the_true_value_nearly_as_often_as_they_say(runs: int, le
         hits += bool(interval.low <= 0.0 <= interval.high)  # a normal's interquartile mean is its mean
     print(f"{runs} runs: {hits / 10:.1f}%")
     assert least <= hits / 1000 <= 0.97
+
+
+def test_students_t_of_pairs_is_scipys() -> None:
+    generator = np.random.default_rng(5)
+    first, second = generator.normal(1, 1, 6), generator.normal(0, 2, 6)
+    ours = t_difference(first, second, paired=True, confidence=0.9)
+    theirs = stats.ttest_rel(first, second).confidence_interval(0.9)
+    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high))
+    assert ours.value == pytest.approx((first - second).mean())
+
+
+def test_welchs_t_is_scipys() -> None:
+    generator = np.random.default_rng(6)
+    first, second = generator.normal(1, 1, 4), generator.normal(0, 3, 9)
+    ours = t_difference(first, second, paired=False)
+    theirs = stats.ttest_ind(first, second, equal_var=False).confidence_interval()
+    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high))
+
+
+def test_ratios_are_differences_of_logarithms() -> None:
+    first, second = np.array([2.0, 8.0, 4.0]), np.array([1.0, 2.0, 2.0])
+    found = t_ratio(first, second, paired=True)
+    assert found.value == pytest.approx(16 ** (1 / 3))  # 2 * 4 * 2
+    back = t_ratio(second, first, paired=True)
+    assert (1 / back.high, 1 / back.low) == pytest.approx((found.low, found.high))
+
+
+def test_one_seed_rules_nothing_out_and_equal_ones_everything() -> None:
+    alone = t_difference(np.array([3.0]), np.array([1.0]), paired=True)
+    assert alone == Interval(2.0, -np.inf, np.inf)
+    assert t_difference(np.array([3.0]), np.array([1.0, 2.0]), paired=False).high == np.inf
+    equal = np.array([0.1, 0.1, 0.1])
+    assert t_difference(equal, equal, paired=True) == Interval(0.0, 0.0, 0.0)
+    with pytest.raises(ValueError, match="3 and 2 runs"):
+        t_difference(equal, equal[1:], paired=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("runs", [3, 5, 9])
+def test_with_a_handful_of_seeds_t_holds_what_it_says_and_the_bootstrap_does_not(runs: int) -> None:
+    generator = np.random.default_rng(12)
+    held = {"t": 0, "bootstrap": 0}
+    for trial in range(1000):
+        first, second = generator.normal(size=(2, runs))
+        for name, found in (
+            ("t", t_difference(first, second, paired=True)),
+            ("bootstrap", difference(first, second, True, lambda x: x.mean(-1), resamples=1000, seed=trial)),
+        ):
+            held[name] += bool(found.low <= 0 <= found.high)
+    print(f"{runs} pairs: t {held['t'] / 10:.1f}%, bootstrap {held['bootstrap'] / 10:.1f}%")
+    assert 0.93 <= held["t"] / 1000 <= 0.97
+    assert held["bootstrap"] / 1000 < 0.93

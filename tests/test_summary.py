@@ -3,7 +3,7 @@
 from typing import Any
 
 from trilab.summary import BatchSummary, Summary
-from trilab.tables import one_line
+from trilab.tables import short_result
 
 
 def summary(seed: int, result: float | None, threshold: float | None = 4.0, mode: str = "max") -> Summary:
@@ -20,13 +20,13 @@ def test_results_of_a_batch() -> None:
     assert found["result"] == batch.result == 227.5
     assert found["result_interquartile_mean"] == 4.5
     assert (found["result_min"], found["result_max"], found["goal_reached"]) == (1.0, 900.0, 3)
-    assert "4 agents: mean 227.5, interquartile mean 4.5, 1 to 900: goal >= 4 reached by 3 of 4" in one_line(batch)
+    assert "4 agents: mean 227.5, interquartile mean 4.5, 1 to 900: goal >= 4 reached by 3 of 4" in short_result(batch)
 
 
 def test_results_of_a_batch_that_has_none_or_no_goal() -> None:
     without = BatchSummary(summary(0, None), [summary(0, None), summary(1, None)])
     assert without.result is without.reached is without.as_dict()["result_interquartile_mean"] is None
-    assert one_line(without).startswith("no score: nothing was evaluated")
+    assert short_result(without).startswith("no score: nothing was evaluated")
     aimless = BatchSummary(summary(0, 1.0, None), [summary(0, 1.0, None), summary(1, 3.0, None)])
     assert aimless.reached is None
     assert aimless.result == 2.0

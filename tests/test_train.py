@@ -145,8 +145,10 @@ def test_a_sweep_runs_every_combination_and_goes_on_after_a_failure(
         "precision=fp32,bf16-mixed",
     ]
     assert trilab("train", "-m", *overrides) == 1
-    statuses = [run.info.status for run in runs()]
-    assert sorted(statuses) == ["FAILED", "FAILED", "FINISHED", "FINISHED"]
+    [parent] = [run for run in runs() if run.data.tags.get("trilab.kind") == "sweep"]
+    children = [run for run in runs() if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+    assert sorted(run.info.status for run in children) == ["FAILED", "FAILED", "FINISHED", "FINISHED"]
+    assert parent.info.status == "FAILED"
     assert len({run.data.tags["trilab.sweep"] for run in runs()}) == 1
     shown = capfd.readouterr()
     assert "nowhere/MNIST/raw" in shown.err

@@ -17,6 +17,8 @@ from trilab.signals import Interrupted, interruptible, interruption
 
 COMMANDS = {
     "train": "run an experiment, or with -m a sweep of them",
+    "compare": "hold the runs of a sweep, an experiment or by id against each other: table, verdict, plots",
+    "sweep": "how a sweep stands: done, running, failed, to do, the best so far",
     "study": "a question put to many runs, and the answer: tables and plots in its folder",
     "evaluate": "test the best checkpoint of an earlier run",
     "resume": "go on with a run that was stopped or failed, in the same MLflow run",
@@ -40,11 +42,9 @@ commands
 
 examples
   trilab train                                             the default: Double DQN on CartPole
-  trilab train experiment=vision/mnist_cnn seed=2
   trilab train experiment=recsys/deepfm_synthetic optimizer.lr=3e-3 precision=bf16-mixed
   trilab train -m experiment=rl/dqn_cartpole,rl/double_dqn_cartpole seed=1,2,3
   trilab evaluate run=RUN_ID accelerator=cuda
-  trilab predict run=RUN_ID input=rows.csv output=scores.csv
   trilab reproduce RUN_ID
   trilab register RUN_ID --name cartpole --alias champion
   trilab serve models:/cartpole@champion

@@ -8,11 +8,14 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.plugins.precision import Precision as PrecisionPlugin
 from pytorch_lightning.profilers import PassThroughProfiler
+from pytorch_lightning.strategies import Strategy
 
 from trilab.callbacks.agents import AgentsBest
 from trilab.callbacks.identity import Identity
 from trilab.callbacks.throughput import Throughput
 from trilab.config.job import Job, build
+from trilab.distributed.peers import Peers
+from trilab.distributed.strategy import Ranks
 from trilab.errors import UserError
 from trilab.models.module import Module
 from trilab.runtime import DeviceType
@@ -102,28 +105,91 @@ def make_trainer(
     logger: Any,
     callbacks: list[pl.Callback],
     output_dir: Path,
+    strategy: Strategy | None = None,
 ) -> pl.Trainer:
     """A Trainer from its configuration.
 
     Lightning refuses gradient clipping for a module that steps its own optimiser; such a module clips for itself, so
     that `trainer.gradient_clip_val` means the same in every field.
+
+    Args:
+        config: of the trainer.
+        model: to be trained.
+        device: type of the devices.
+        precision: Lightning's plugin.
+        logger: Lightning's, or False.
+        callbacks: all of them.
+        output_dir: local folder of the run.
+        strategy: of a run over several devices; None for one.
     """
-    arguments = {key: value for key, value in config.items() if key != "seeds"}
+    arguments = {key: value for key, value in config.items() if key not in ("seeds", "strategy")}
     if not model.automatic_optimization:
         model.gradient_clip_val = arguments.pop("gradient_clip_val", None)
         model.gradient_clip_algorithm = arguments.pop("gradient_clip_algorithm", None)
     if arguments.get("profiler") is None:
         arguments["profiler"] = Unprofiled()
-    return build(
+    # Where Slurm is around, Lightning would take its tasks for ranks, and its signals as a wish to be queued again.
+    alone = [Ranks()] if strategy is None else []
+    trainer: pl.Trainer = build(
         arguments,
         accelerator=device,
-        plugins=[precision],
+        strategy=strategy or "auto",
+        plugins=[precision, *alone],
         logger=logger,
         callbacks=callbacks,
         default_root_dir=str(output_dir),
         enable_checkpointing=any(isinstance(callback, pl.callbacks.Checkpoint) for callback in callbacks),
         enable_progress_bar=False,
     )
+    if strategy is not None:
+        # Lightning's ranks ask each other in every step whether one was told to stop; here rank 0 ends the others.
+        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
+    return trainer
+
+
+def peers_of(job: Job, output_dir: Path, resume: Path | None, checkpoint: Path | None) -> Peers | None:
+    """The other ranks of a run over several devices; None of a run on one.
+
+    Args:
+        job: as it was configured.
+        output_dir: local folder of the run.
+        resume: checkpoint that the training goes on from.
+        checkpoint: to test where nothing is trained.
+    """
+    size = int(job.config["trainer"].get("devices") or 1)
+    return Peers(job, size, output_dir, resume, checkpoint) if size > 1 else None
+
+
+def fit_and_test(
+    trainer: pl.Trainer,
+    model: Module,
+    data: pl.LightningDataModule,
+    config: Mapping[str, Any],
+    resume: Path | None,
+    checkpoint: Path | None,
+) -> None:
+    """Fits as the configuration says, and tests the best checkpoint.
+
+    Args:
+        trainer: of this process.
+        model: to be trained.
+        data: for it.
+        config: the run's.
+        resume: checkpoint that the training goes on from.
+        checkpoint: to test where nothing is trained.
+    """
+    try:
+        if config["fit"]:
+            with fitting_checkpoint():
+                trainer.fit(model, datamodule=data, **weights_of(resume))
+        if config["test"]:
+            weights = best_checkpoint(trainer, model) or checkpoint
+            with fitting_checkpoint():
+                trainer.test(model, datamodule=data, verbose=False, **weights_of(weights))
+    finally:
+        launcher = trainer.strategy.launcher
+        if isinstance(launcher, Peers):
+            launcher.close()
 
 
 def best_checkpoint(trainer: pl.Trainer, model: Module) -> str:

@@ -32,6 +32,9 @@ _GLIBC_DEFAULTS = {_MMAP_MAX: 65_536, _TRIM_THRESHOLD: 128 * 1024, _TOP_PAD: 128
 # Never give a block back to the system: convolutions otherwise fault their workspaces in again at every step.
 _KEEP = {_MMAP_MAX: 0, _TRIM_THRESHOLD: 2**31 - 1, _TOP_PAD: 256 * 1024 * 1024}
 
+#: Threads that torch uses where `accelerator.threads` leaves it open: of several runs side by side, so many each.
+THREADS = "TRILAB_THREADS"
+
 #: The relative error up to which a faster product still counts as fp32: ten times that of an exact fp32 product.
 _FP32_GRADE = 2.5e-6
 
@@ -61,18 +64,27 @@ class Accelerator:
     allocator: Literal["keep", "default"] = "keep"
     memory_format: Literal["channels_last", "contiguous"] = "channels_last"
 
-    def prepare(self) -> dict[str, str]:
+    def prepare(self, devices: int = 1) -> dict[str, str]:
         """Applies the settings to this process and returns those in effect, to be recorded with the run.
 
+        Args:
+            devices: of the run, with a process each, which share the cores.
+
         Raises:
-            ConfigError: this machine does not have the accelerator.
+            ConfigError: this machine does not have the accelerator, or not so many.
         """
         allocator = set_allocator(self.allocator)
         prepare_imports(self.openmp_spin)
         import torch
 
-        torch.set_num_threads(self.threads or _all_threads())
+        torch.set_num_threads(self.threads or max(1, _all_threads() // devices))
         device = self.device()
+        present = torch.cuda.device_count() if device == "cuda" else devices if device == "cpu" else 1
+        if devices > present:
+            raise ConfigError(
+                f"trainer.devices={devices}: this machine has {present} of {device}. Choose at most {present}, or "
+                "accelerator=cpu."
+            )
         matmul = self.matmul_precision if self.matmul_precision != "auto" else best_matmul_precision(device)
         torch.set_float32_matmul_precision(matmul)
         return {
@@ -197,6 +209,9 @@ def prepare_imports(openmp_spin: int = 3000) -> None:
     warnings.filterwarnings("ignore", message="Total length of `list` across ranks is zero.*")
     # Metrics that are still waiting are sent at the epoch's end, so a short epoch loses none.
     warnings.filterwarnings("ignore", message=".*is smaller than the logging interval.*")
+    # Of several devices: what is reported is the same on each (`trilab.collectives`).
+    warnings.filterwarnings("ignore", message=".*sync_dist=True.*")
+    logging.getLogger("lightning_fabric.utilities.distributed").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\).*")  # Lightning's own use of torch
     warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")
 
@@ -250,6 +265,13 @@ def best_matmul_precision(device: DeviceType) -> str:
 
 
 def _all_threads() -> int:
+    if (given := os.environ.get(THREADS, "")).isdigit() and int(given):
+        return int(given)
+    return cores()
+
+
+def cores() -> int:
+    """Processors that this process may use."""
     try:
         return len(os.sched_getaffinity(0))
     except AttributeError:  # macOS, Windows

@@ -9,7 +9,9 @@ number of seeds may differ between tasks.
 
 The intervals are the percentile bootstrap's, as in the paper. With few seeds they are somewhat short: in 1,000
 simulations of ten normal scores, the 95% interval of the interquartile mean held the true value 922 times, with twenty
-933 times, with forty 948 times (`pytest -m slow -s tests/test_statistics.py`).
+933 times, with forty 948 times. With a handful they are far too short: of the mean difference of three pairs 772 of
+1,000, of five 832, of nine 909, where Student's t (`t_difference`) held it 964, 947 and 959 times
+(`pytest -m slow -s tests/test_statistics.py`).
 """
 
 from collections.abc import Callable, Sequence
@@ -98,6 +100,40 @@ def difference(
         drawn = statistic(_resample(first, generator, resamples)) - statistic(_resample(second, generator, resamples))
     value = statistic(np.moveaxis(first, 0, -1)) - statistic(np.moveaxis(second, 0, -1))
     return _interval(value, drawn, confidence)
+
+
+def t_difference(first: np.ndarray, second: np.ndarray, paired: bool, confidence: Fraction = 0.95) -> Interval:
+    """The first method's mean less the second's, with an interval that is honest for a handful of seeds.
+
+    Pairs: Student's t on their differences (Student 1908, https://doi.org/10.1093/biomet/6.1.1). Else Welch's t, for
+    unequal variances and numbers (Welch 1947, https://doi.org/10.1093/biomet/34.1-2.28). Both suppose normal
+    differences; what they rule out with two or three seeds is little, as it should be.
+
+    Args:
+        first: (seeds,)
+        second: (seeds,)
+        paired: element k of both had the same seed.
+        confidence: of the interval; infinite where there is one seed, which tells nothing of the spread.
+    """
+    if paired and len(first) != len(second):
+        raise ValueError(f"{len(first)} and {len(second)} runs cannot be pairs")
+    value = first.mean() - second.mean()
+    samples = [first - second] if paired else [first, second]
+    if min(map(len, samples)) < 2:
+        return Interval(value, value - np.inf, value + np.inf)
+    squared = np.array([sample.var(ddof=1) / len(sample) for sample in samples])  # standard errors, squared
+    if not squared.sum():
+        return Interval(value, value, value)
+    freedom = squared.sum() ** 2 / sum(own**2 / (len(sample) - 1) for own, sample in zip(squared, samples, strict=True))
+    from scipy.special import stdtrit
+
+    half = stdtrit(freedom, (1 + confidence) / 2) * np.sqrt(squared.sum())
+    return Interval(value, value - half, value + half)
+
+
+def t_ratio(first: np.ndarray, second: np.ndarray, paired: bool, confidence: Fraction = 0.95) -> Interval:
+    """The first method's geometric mean by the second's: `t_difference` of the logarithms of positive values."""
+    return Interval(*(np.exp(end) for end in t_difference(np.log(first), np.log(second), paired, confidence)))
 
 
 def probability_of_improvement(

@@ -1,6 +1,6 @@
 """The end of a run as a person reads it: what was run, the result against its goal, speed, where it is, what next."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 from rich.table import Table
@@ -8,7 +8,6 @@ from rich.table import Table
 from trilab.console import program, show
 from trilab.statistics import interquartile_mean
 from trilab.summary import BatchSummary, Summary
-from trilab.sweeps.outcome import Outcome, best
 
 
 def show_summary(summary: Summary | BatchSummary) -> None:
@@ -46,36 +45,6 @@ def _show_members(summary: BatchSummary) -> None:
     show("", table)
 
 
-def one_line(summary: Summary | BatchSummary) -> str:
-    """The run in one line, for sweeps."""
-    whole = _whole(summary)
-    return f"{short_result(summary)}  ·  {_speed(whole.metrics)}  ·  run {whole.run_id}"
-
-
-def show_sweep(outcomes: Sequence[Outcome], skipped: int = 0) -> None:
-    """Prints a row for each run of a sweep: what it was swept over, and its result or why it failed.
-
-    Args:
-        outcomes: of all its runs that have ended, now or when it was launched before.
-        skipped: how many of them were finished before.
-    """
-    if not outcomes:
-        return
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    for column in ("run", "result", "speed", "MLflow run"):
-        table.add_column(column, overflow="fold")
-    for outcome in outcomes:
-        shown = outcome.shown if outcome.status == "FINISHED" else f"failed: {outcome.shown[:200]}"
-        table.add_row(outcome.name, shown, outcome.speed, outcome.run_id or "")
-    failed = sum(outcome.status != "FINISHED" for outcome in outcomes)
-    before = f", {skipped} of them before" if skipped else ""
-    lines = [f"{len(outcomes) - failed} of {len(outcomes)} runs finished{before}, {failed} failed"]
-    winner = best(outcomes)
-    if winner is not None and len(outcomes) > 1:
-        lines.append(f"best: {winner.name}, {winner.metric} {winner.result:.5g}")
-    show("", table, "", *lines)
-
-
 def next_commands(summary: Summary) -> list[str]:
     """What one would do now."""
     trilab = program()
@@ -90,9 +59,9 @@ def _whole(summary: Summary | BatchSummary) -> Summary:
     return summary.whole if isinstance(summary, BatchSummary) else summary
 
 
-def short_speed(summary: Summary | BatchSummary) -> str:
+def short_speed(summary: Summary | BatchSummary, with_memory: bool = False) -> str:
     """How fast it was, in a few words."""
-    return _speed(_whole(summary).metrics, with_memory=False)
+    return _speed(_whole(summary).metrics, with_memory)
 
 
 def short_result(summary: Summary | BatchSummary) -> str:

@@ -45,20 +45,23 @@ def train(
     accelerator: Accelerator = build(config["accelerator"])
     settings: Tracking = build(config["tracking"])
     with fast_imports():
-        runtime_tags = accelerator.prepare()
+        runtime_tags = accelerator.prepare(config["trainer"].get("devices") or 1)
         from trilab.callbacks.identity import identity
         from trilab.lightning import (
             assemble,
             best_checkpoint,
             callbacks_of,
-            fitting_checkpoint,
+            fit_and_test,
             make_trainer,
-            weights_of,
+            peers_of,
         )
         from trilab.pretrained import with_checkpoints
         from trilab.resume import source_of
         from trilab.summary import BatchSummary, Summary
+        from trilab.tables import short_result, short_speed
         from trilab.tracking.batch import BatchLogger
+        from trilab.tracking.describe import NOTE, beginning, finished
+        from trilab.tracking.inputs import log_inputs
         from trilab.tracking.logger import MlflowLogger
         from trilab.tracking.reopen import reopen_run
         from trilab.tracking.run import open_run
@@ -98,8 +101,10 @@ def train(
         for opened, each in zip(run.all, jobs, strict=True):
             if same_runs:
                 opened.set_tags(tags)
-            else:
-                opened.log_config(each.public.config, each.public.overrides)
+                continue
+            opened.log_config(each.public.config, each.public.overrides)
+            if NOTE not in settings.tags:
+                opened.set_tags({NOTE: beginning(each.public, {**_own_tags(each), **tags}, opened.id)})
         if not same_runs:
             run.log_provenance()
         summaries = [
@@ -131,6 +136,7 @@ def train(
             model.to(memory_format=accelerator.torch_memory_format)
         for opened in run.all:
             opened.set_tags({"trilab.x_axis": model.x_axis})
+            log_inputs(opened.outbox, job.choices["data"], config["data"], data)
 
         # The trainer: the same for every field.
         run_id, *own_ids = [opened.id for opened in run.all]
@@ -148,17 +154,15 @@ def train(
             [identity(member, own_id) for member, own_id in zip(members, own_ids, strict=True)],
             [folder / "checkpoints" for folder in folders[1:]],
         )
-        trainer = make_trainer(config["trainer"], model, device, precision.plugin, logger, callbacks, output_dir)
+        peers = peers_of(job, output_dir, resume, checkpoint)
+        strategy = peers.strategy(device) if peers else None
+        trainer = make_trainer(
+            config["trainer"], model, device, precision.plugin, logger, callbacks, output_dir, strategy
+        )
 
         # Fit, and test the best checkpoint.
         try:
-            if config["fit"]:
-                with fitting_checkpoint():
-                    trainer.fit(model, datamodule=data, **weights_of(resume))
-            if config["test"]:
-                weights = best_checkpoint(trainer, model) or checkpoint
-                with fitting_checkpoint():
-                    trainer.test(model, datamodule=data, verbose=False, **weights_of(weights))
+            fit_and_test(trainer, model, data, config, resume, checkpoint)
         except BaseException:
             with contextlib.suppress(Exception):  # what ended the run is the error to report
                 run.log_outputs(folders)
@@ -166,6 +170,11 @@ def train(
                 data.teardown("fit")
             raise
         run.log_outputs(folders)
+        if config["fit"] and not members and settings.logs_model("trilab.sweep" in tags):
+            from trilab.serving.at_end import log_trained
+
+            untested = None if config["test"] else best_checkpoint(trainer, model)
+            log_trained(run, model, data, job.choices, output_dir, untested)
         if config["trainer"].get("fast_dev_run"):  # Lightning then switches every logger off
             logger.log_metrics({name: float(value) for name, value in trainer.callback_metrics.items()}, step=model.x)
         for part, summary in zip(logger.all, summaries, strict=True):
@@ -173,8 +182,10 @@ def train(
             part.log_metrics(summary.reference, step=model.x)
             summary.metrics = dict(part.latest)
         result = BatchSummary(summaries[0], summaries[1:]) if members else summaries[0]
+        speed = f"{short_speed(result, with_memory=True)}{', of all agents together' if members else ''}"
         for opened, what in zip(run.all, [result, *summaries[1:]], strict=True):
             opened.log_summary(what.as_dict())
+            opened.outbox.headline(finished(short_result(what), speed))
     for opened, summary in zip(run.all, summaries, strict=True):  # now it is known whether the store has it
         summary.run_id, summary.store = opened.id, opened.where
     return result

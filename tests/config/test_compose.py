@@ -153,7 +153,8 @@ WRONG = [
     (["+trainer.enable_progress_bar=true"], "set by trilab itself; use callbacks.progress instead."),
     (["trainer.max_time=abc"], "trainer.max_time=abc: expected a text that matches"),
     (["trainer.limit_train_batches=1.5"], "expected a whole number >= 0, a number >= 0 and <= 1 or null."),
-    (["trainer.devices=2"], "trainer.devices=2: expected 1."),
+    (["trainer.devices=2"], "trainer.devices=2: an agent of rl learns on one device"),
+    (["trainer.devices=0"], "trainer.devices=0: expected a whole number > 0."),
     (["hydra/launcher=jobli"], "hydra/launcher=jobli: no such option. "),
     (["hydra.verbos=1"], "hydra.verbos: no such key. Did you mean 'verbose'?"),
 ]

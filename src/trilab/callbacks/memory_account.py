@@ -14,6 +14,7 @@ from trilab.callbacks.memory_forecast import Held, forecast_activations, forecas
 from trilab.models.module import as_module
 from trilab.models.recsys.embedding import FusedEmbedding
 from trilab.numerics.saved_tensors import Part, SavedTensors
+from trilab.sweeps.place import is_quiet
 
 #: A part's name in the table, to that in its metrics.
 PARTS = {
@@ -49,7 +50,7 @@ class MemoryAccount(Callback):
     It takes no random numbers, and after the first step it is out of the way.
 
     Args:
-        show: print the table on the standard error stream.
+        show: print the table on the standard error stream; not in a sweep of several runs.
     """
 
     def __init__(self, show: bool = True) -> None:
@@ -132,7 +133,7 @@ class MemoryAccount(Callback):
             self._counter = None
 
     def _print(self, trainer: Trainer) -> None:
-        if self._show and trainer.is_global_zero:
+        if self._show and trainer.is_global_zero and not is_quiet():
             # As text through the stream, which a progress bar has put itself before.
             console = Console(stderr=True)
             with console.capture() as text:

@@ -30,8 +30,10 @@ class PrecisionTelemetry(Callback):
     def __init__(self) -> None:
         self._check: GradientCheck | None = None
         self._found_before = 0  # of the training that is gone on with
+        self._logged_at = -1  # x of the last metrics: an epoch may end with a batch after which they are due anyway
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._logged_at = -1
         if _scaler(trainer) is None:
             self._check = GradientCheck(trainer.strategy.root_device)
             if not pl_module.automatic_optimization:  # Lightning calls no hook before a step that is not its own
@@ -72,6 +74,9 @@ class PrecisionTelemetry(Callback):
         return self._found_before + (self._check.found if self._check is not None else 0)
 
     def _log(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if as_module(pl_module).x == self._logged_at:
+            return
+        self._logged_at = as_module(pl_module).x
         metrics = telemetry(trainer)
         if self._check is not None:
             metrics["precision/non_finite_gradients"] = float(self._found)

@@ -12,12 +12,14 @@ from rich.progress import Progress as RichProgress
 
 from trilab.models.module import as_module
 from trilab.ranges import PositiveFloat
+from trilab.sweeps.place import is_quiet
 
 
 class Progress(Callback):
     """Shows epochs, speed and the latest validation metrics.
 
-    On a terminal a bar; elsewhere (a log file, CI) one line after each validation.
+    On a terminal a bar; elsewhere (a log file, CI) one line after each validation. Nothing in a sweep of several runs,
+    which has a line for each of them.
 
     Args:
         refresh_s: seconds between two redraws.
@@ -25,14 +27,14 @@ class Progress(Callback):
 
     def __init__(self, refresh_s: PositiveFloat = 0.25) -> None:
         self._refresh_s = refresh_s
-        self._console = Console(file=sys.stderr)
+        self._console = Console(file=sys.stderr, quiet=is_quiet())
         self._bar: RichProgress | None = None
         self._next = 0.0
         self._begin = (0.0, 0)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._begin = (time.monotonic(), as_module(pl_module).work_done)
-        if not self._console.is_terminal or not trainer.is_global_zero:
+        if self._console.quiet or not self._console.is_terminal or not trainer.is_global_zero:
             return
         self._bar = RichProgress(
             TextColumn("[bold]{task.description}"),

@@ -40,7 +40,8 @@ def main(argv: list[str]) -> int:
         stored = find_run(run_id, overrides, Path(folder))
         _check(stored.run.info.status, dict(stored.tags), stored.job, is_gone(dict(stored.tags)), run_id)
         local = Path(stored.tags.get("trilab.output_dir", "-"))
-        checkpoint = _last(local / "checkpoints", stored.id) or _last(stored.checkpoints(Path(folder)), stored.id)
+        ids = {stored.id, stored.tags.get("trilab.local_id", "")}  # its checkpoints may know the local one alone
+        checkpoint = _last(local / "checkpoints", ids) or _last(stored.checkpoints(Path(folder)), ids)
         if checkpoint is None:
             raise UserError(
                 f"run={run_id} ({stored.run.info.status}) has no last checkpoint, neither in {local} nor in its "
@@ -85,7 +86,7 @@ def _check(status: str, tags: dict[str, str], job: Job, gone: bool, run_id: str)
         raise ConfigError(f"run={run_id} is {status}: its process has not ended, or is on another machine.")
 
 
-def _last(folder: Path | None, run_id: str) -> Path | None:
+def _last(folder: Path | None, run_ids: set[str]) -> Path | None:
     """A folder's latest checkpoint, where it is one of the run's own that a training can go on from."""
     from trilab.callbacks.identity import KEY, read_checkpoint
 
@@ -95,4 +96,4 @@ def _last(folder: Path | None, run_id: str) -> Path | None:
         content = read_checkpoint(folder / "last.ckpt", "resume")
     except ConfigError:
         return None  # cut off while it was written
-    return folder / "last.ckpt" if content[KEY]["run_id"] == run_id and "loops" in content else None
+    return folder / "last.ckpt" if content[KEY]["run_id"] in run_ids and "loops" in content else None

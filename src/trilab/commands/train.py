@@ -9,6 +9,10 @@ overrides
   optimizer.lr=3e-4 seed=2        a value; trainer.* are Lightning's Trainer arguments
   trainer.seeds=[0,1,2]           reinforcement learning: that many agents at once as one batch, a run for each
   sweep.name=NAME                 of a sweep; launched again under it, it goes on with what is not finished
+  hydra/sweeper=random or optuna  with -m: draw runs from values and intervals, as in
+                                  'optimizer.lr=tag(log, interval(1e-4,1e-1))' hydra.sweeper.n_trials=20
+  hydra/launcher=joblib           where a sweep's runs go: basic (here), joblib, submitit_local, slurm, ray
+  trainer.devices=2               processes that share a run, each with its part of every batch
   resume=PATH/last.ckpt           go on from a checkpoint of an earlier run
   '~callbacks.progress'           leave a part out
 
@@ -37,7 +41,7 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from trilab.cli import exit_code, report
+from trilab.cli import cause, exit_code, report
 from trilab.config.compose import CONFIG_MODULE, CONFIG_NAME, compose_unchecked
 from trilab.config.job import Job, build
 from trilab.config.preflight import Checked, preflight
@@ -45,14 +49,14 @@ from trilab.errors import ConfigError, UserError
 from trilab.runtime import fast_imports
 from trilab.signals import interruption
 from trilab.sweeps.outcome import Outcome
-from trilab.tables import one_line, short_result, short_speed, show_summary, show_sweep
+from trilab.tables import short_result, short_speed, show_summary
 from trilab.tracking.secrets import redacted
 from trilab.tracking.settings import Tracking
 
 #: The MLflow experiment of sweeps over several experiments.
 _SEVERAL = "sweeps"
 #: Overrides that say where a run belongs, not what it is.
-_OF_THE_SWEEP = ("sweep.name", "tracking.experiment_name")
+_OF_THE_SWEEP = ("sweep.name", "sweep.metric", "sweep.mode", "tracking.experiment_name")
 _LONGEST_TITLE = 100
 
 
@@ -102,7 +106,11 @@ def _refuse(message: str) -> NoReturn:
 
 
 def _sweep(argv: list[str], flags: argparse.Namespace, checked: Checked) -> None:
-    """Opens the sweep's own MLflow run, and has Hydra launch the runs in it."""
+    """Opens the sweep's own MLflow run, and has Hydra launch the runs in it.
+
+    Hydra composes a configuration of the whole sweep without what is swept, which may not be possible. So it is given
+    that of the first run; its sweeper knows the others from the sweep.
+    """
     config = checked.config
     name = config.sweep.name or f"{datetime.now():%Y-%m-%d_%H-%M-%S}_{os.getpid()}"
     added = [] if config.sweep.name else [f"sweep.name={name}"]
@@ -119,11 +127,9 @@ def _sweep(argv: list[str], flags: argparse.Namespace, checked: Checked) -> None
     swept = " ".join(f"{key}={','.join(values) or '?'}" for key, values in checked.swept.items())
     title = config.sweep.name or textwrap.shorten(f"sweep {swept}", _LONGEST_TITLE, placeholder=" ...")
     folder = Path(config.paths.outputs) / "sweeps" / name
-    with open_sweep(settings, name, title, tags, folder, flags.config_dir, checked.swept) as sweep:
-        try:
-            _hydra([*argv, *added, sweep.place.as_override()])
-        finally:
-            show_sweep(sweep.outcomes(), len(sweep.skipped))
+    with open_sweep(settings, name, title, tags, folder, flags.config_dir, checked, added) as sweep:
+        given = argv[: len(argv) - len(flags.overrides)]
+        _hydra([*given, *checked.first, *added, sweep.place.as_override()])
 
 
 def _hydra(argv: list[str]) -> None:
@@ -143,7 +149,9 @@ def _hydra(argv: list[str]) -> None:
 
 def _job(config: DictConfig) -> Any:
     """What Hydra calls for each run; returns the goal's metric, for sweepers that optimise."""
+    from trilab.sweeps.judge import judge
     from trilab.sweeps.place import Place, key_of
+    from trilab.sweeps.trial import Trial
     from trilab.train import train
 
     started, hydra_config, place = time.time(), HydraConfig.get(), Place.here()
@@ -155,8 +163,9 @@ def _job(config: DictConfig) -> Any:
     if len(members) == 1:  # a batch of one is a run like any other
         job, members = members[0], []
     folder = Path(hydra_config.runtime.output_dir)
-    if place is None:  # Hydra announces those of a sweep; the packages take some seconds to load
+    if place is None or not place.quiet:  # the packages take some seconds to load
         print(f"{job.choices['experiment']} · {job.name}", file=sys.stderr)
+    if place is None:
         try:
             summary = train(job, folder, members=members)
         except Exception as error:
@@ -168,9 +177,13 @@ def _job(config: DictConfig) -> Any:
     try:
         summary = train(job, folder, place.tags, members=members)
         outcome.finished(summary, short_result(summary), short_speed(summary))
+        judge(outcome, job.config, build(config.tracking).uri)
+        trial = Trial.read(folder)
+        outcome.pruned = trial is not None and trial.pruned is not None
         outcome.status = "FINISHED"
     except Exception as error:
-        report(error)
+        if not (place.quiet and cause(error)):  # the sweep says it
+            report(error)
         said = redacted(" ".join(str(error).split()) or type(error).__name__)
         outcome.shown, outcome.wrong = said, exit_code(error) == 2
         raise ReportedError(said) from None  # Hydra goes on with the other runs
@@ -178,7 +191,6 @@ def _job(config: DictConfig) -> Any:
         outcome.seconds = time.time() - started
         if interruption() is None:
             outcome.write(folder)
-    print(one_line(summary))
     return summary.result
 
 

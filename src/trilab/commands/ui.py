@@ -2,10 +2,14 @@
 
 usage: trilab ui [port=5000] [tracking.uri=URI]
 
+Runs whose processes are gone are ended first, and what could not be sent is sent. Then the address is printed, and
+those of the runs of the latest experiments, each with the columns that matter there.
+
 The store is tracking.uri, else $MLFLOW_TRACKING_URI, else ./mlflow.db, as for trilab train. The server listens on
 127.0.0.1 alone, on the given port, or on the first free one from 5000 on; Ctrl-C stops it.
 """
 
+import contextlib
 import os
 import signal
 import socket
@@ -23,6 +27,10 @@ from trilab.tracking.settings import redacted, sqlite_path, store_uri
 
 _HOST, _FIRST_PORT, _TRIES = "127.0.0.1", 5000, 100
 _START_S = 60.0
+#: Longest time for runs that earlier processes left behind, in seconds; what is not done then is left to trilab sync.
+_RECOVERY_S = 10.0
+#: How many experiments' pages are named.
+_MOST_PAGES = 8
 
 
 def main(argv: list[str]) -> int:
@@ -39,7 +47,22 @@ def main(argv: list[str]) -> int:
     database = sqlite_path(uri)
     if database is not None and not database.exists():
         raise UserError(f"There is no store {database} yet: run trilab train first, or give tracking.uri=...")
+    _recover(uri)
     return serve(uri, port)
+
+
+def _recover(uri: str) -> None:
+    """Ends the runs that their processes left without a word, and sends what they could not; for so long at most."""
+    from trilab.tracking.recovery import Recovered, Recovery
+    from trilab.tracking.spool import spool_folder
+
+    recovery = Recovery(spool_folder(), uri)
+    recovery.close(_RECOVERY_S)
+    done: list[Recovered] = recovery.results
+    ended = sum(one.status == "KILLED" and one.problem is None for one in done)
+    sent = sum(one.sent for one in done)
+    if ended or sent:
+        print(f"{ended} runs whose processes are gone are KILLED now; {sent} records that had waited were sent")
 
 
 def serve(uri: str, port: int) -> int:
@@ -56,7 +79,8 @@ def serve(uri: str, port: int) -> int:
     address = f"http://{_HOST}:{port}"
     try:
         _wait(address, server, log)
-        print(f"MLflow UI of {redacted(uri)}\n  {address}\nCtrl-C stops it.", flush=True)
+        lines = [f"MLflow UI of {redacted(uri)}", f"  {address}", *_pages(uri, address), "Ctrl-C stops it."]
+        print("\n".join(lines), flush=True)
         return server.wait()
     except Interrupted as interruption:
         if interruption.signum != signal.SIGINT:
@@ -66,6 +90,19 @@ def serve(uri: str, port: int) -> int:
     finally:
         _stop(server)
         log.close()
+
+
+def _pages(uri: str, address: str) -> list[str]:
+    """A line for each of the experiments that were written last: the page of its runs, with the columns that matter."""
+    with contextlib.suppress(Exception):  # the UI is there without them
+        from trilab.tracking.pages import runs_page
+        from trilab.tracking.store import MlflowClient
+
+        found = MlflowClient(uri).search_experiments(order_by=["last_update_time DESC"], max_results=_MOST_PAGES + 1)
+        named = [one for one in found if one.experiment_id != "0"][:_MOST_PAGES]
+        width = max((len(one.name) for one in named), default=0)
+        return [f"  {one.name:<{width}}  {runs_page(address, one.experiment_id, one.tags)}" for one in named]
+    return []
 
 
 def _wait(address: str, server: "subprocess.Popen[bytes]", log: IO[bytes]) -> None:

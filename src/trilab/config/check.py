@@ -13,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import ConfigDict, PydanticUserError, StringConstraints, TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError
 
+from trilab.config.devices import check_devices
 from trilab.config.signatures import UnknownTarget, find_module, has_method, signature
 from trilab.errors import ConfigError, nearest
 from trilab.ranges import NonNegativeInt
@@ -25,7 +26,12 @@ _GOAL: dict[str, Any] = {
     "threshold": float | None,
     "source": str | None,
 }
-_SWEEP: dict[str, Any] = {"name": Annotated[str, StringConstraints(pattern=r"^[\w.-]+$")] | None}
+_MODE = Literal["min", "max"]
+_SWEEP: dict[str, Any] = {
+    "name": Annotated[str, StringConstraints(pattern=r"^[\w.-]+$")] | None,
+    "metric": str | list[str] | None,
+    "mode": _MODE | list[_MODE | None] | None,
+}
 _PATHS: dict[str, Any] = {"data": str, "outputs": str}
 _GROUPS = ("data", "model", "optimizer", "scheduler", "trainer", "callbacks", "accelerator", "precision", "tracking")
 
@@ -76,7 +82,13 @@ def check(config: DictConfig) -> None:
     if values.get("resume") is not None and not values["fit"]:
         raise ConfigError("resume=... goes on with a training, and fit=false leaves it out.")
     _seeds(values)
+    check_devices(values)
     _with_data(values)
+
+
+def check_part(path: str, node: dict[str, Any]) -> None:
+    """Checks a part that stands outside the groups: Hydra's own."""
+    _node(path, node)
 
 
 def _seeds(values: dict[str, Any]) -> None:

@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from trilab.config.check import check, unknown_key
 from trilab.config.diagnose import diagnose
+from trilab.config.launcher import check_launcher
 from trilab.errors import ConfigError
 
 OmegaConf.register_new_resolver("trilab.pid", os.getpid, replace=True)
@@ -36,19 +37,33 @@ def compose(overrides: Sequence[str] = (), config_dir: str | Path | None = None)
     Raises:
         ConfigError: one line that says what is wrong, what is allowed and the nearest match.
     """
-    config, choices = compose_unchecked(overrides, config_dir)
+    return compose_with_sweeper(overrides, config_dir)[0]
+
+
+def compose_with_sweeper(
+    overrides: Sequence[str] = (), config_dir: str | Path | None = None
+) -> tuple[DictConfig, dict[str, Any]]:
+    """The same, and what Hydra's own part says of the sweeper (`hydra.sweeper`), which is not checked here."""
+    config, choices, hydra = _compose(overrides, config_dir)
     check_choices(choices)
     try:
         check(config)
     except ConfigError as error:
         raise _of_another_experiment(error, choices, overrides) from None
-    return config
+    launcher: Any = OmegaConf.to_container(hydra.launcher, resolve=True)
+    check_launcher(choices.get("hydra/launcher", ""), launcher)
+    sweeper: Any = OmegaConf.to_container(hydra.sweeper, resolve=True)
+    return config, {"name": choices.get("hydra/sweeper", ""), **sweeper}
 
 
 def compose_unchecked(
     overrides: Sequence[str] = (), config_dir: str | Path | None = None
 ) -> tuple[DictConfig, dict[str, str]]:
     """The resolved configuration without Hydra's own part, and the chosen option of each group."""
+    return _compose(overrides, config_dir)[:2]
+
+
+def _compose(overrides: Sequence[str], config_dir: str | Path | None) -> tuple[DictConfig, dict[str, str], DictConfig]:
     if config_dir is not None and not Path(config_dir).is_dir():
         raise ConfigError(f"--config-dir {config_dir}: no such folder.")
     search = [f"hydra.searchpath=[file://{Path(config_dir).absolute()}]"] if config_dir is not None else []
@@ -62,7 +77,7 @@ def compose_unchecked(
         except (HydraException, OmegaConfBaseException, ValueError) as error:
             raise diagnose(error, overrides, search) from None
     OmegaConf.set_struct(resolved, True)
-    return resolved, choices
+    return resolved, choices, config.hydra
 
 
 def option_alone(group: str, name: str, overrides: Sequence[str] = ()) -> dict[str, Any]:

@@ -13,6 +13,8 @@ from trilab.tracking.secrets import redacted, without_secrets
 
 #: Parts that say where a run is kept, not what it computes.
 _NOT_HASHED = ("tracking", "paths", "sweep")
+#: Keys that came later than runs which are kept, with the value that stands for how those were made.
+_CAME_LATER = {"trainer": {"strategy": "auto", "sync_batchnorm": False}}
 #: Overrides that a member of a batch of seeds does not have.
 _OF_THE_BATCH = ("seed", "trainer.seeds", "resume")
 
@@ -63,6 +65,10 @@ class Job:
     def hash(self) -> str:
         """Twelve hexadecimal digits that are equal for runs that compute the same."""
         what = {key: value for key, value in self.config.items() if key not in _NOT_HASHED}
+        for part, values in _CAME_LATER.items():
+            as_before = [key for key, value in values.items() if what.get(part, {}).get(key) == value]
+            if as_before:
+                what[part] = {key: value for key, value in what[part].items() if key not in as_before}
         return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:12]
 
     @property

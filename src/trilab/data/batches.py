@@ -11,6 +11,7 @@ import torch
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
 
+from trilab.data.contents import Contents, Part, content_key
 from trilab.errors import UserError
 
 Batch = tuple[Tensor, ...]
@@ -21,6 +22,9 @@ class EpochBatches:
 
     So a run that was resumed has the batches of one that never stopped. Lightning numbers the epochs through
     `sampler.set_epoch` and saves `state_dict` in its checkpoints; without Lightning, each pass is the next epoch.
+
+    Where several processes share a run, a batch is that of all of them together: each gives its own rows of it
+    (`share`), as equally many as can be.
 
     A subclass gives an epoch's batches in `epoch`.
 
@@ -57,6 +61,7 @@ class EpochBatches:
         self._next_epoch = 0
         self._epoch, self._given = 0, 0  # where the current pass is
         self._skip = 0  # batches that the next pass leaves out, for they were trained on before a checkpoint
+        self._rank, self._ranks = 0, 1
         self._shuffle = shuffle
         if shuffle:
             self.sampler = self  # Lightning calls `loader.sampler.set_epoch` where there is one
@@ -70,8 +75,43 @@ class EpochBatches:
         state = int(np.random.SeedSequence((self.seed, epoch)).generate_state(1)[0])
         return torch.Generator().manual_seed(state)
 
+    def share(self, rank: int, ranks: int) -> None:
+        """Gives this rank's rows of each batch from now on.
+
+        Evaluation's last batch goes into the one before it where it has fewer rows than there are ranks, and batches of
+        fewer rows are made larger; what is measured over a whole set does not depend on its batches.
+
+        Raises:
+            UserError: there are fewer rows than ranks.
+        """
+        if not self._shuffle and not self._drop_last:
+            self.batch_size = max(self.batch_size, ranks)
+        if min(self.rows, self.batch_size) < ranks:
+            raise UserError(
+                f"trainer.devices={ranks}: a batch of {min(self.rows, self.batch_size)} rows cannot be shared by as "
+                "many. Choose larger batches, or fewer devices."
+            )
+        self._rank, self._ranks = rank, ranks
+
+    def share_of(self, number: int) -> float:
+        """How many rows of a batch are this rank's, over how many each has on average; 0 where it has none at all."""
+        rows = min(self.batch_size, self.rows - number * self.batch_size)
+        own = self._part_of(rows)
+        return (own.stop - own.start) * self._ranks / rows
+
+    def _part_of(self, rows: int) -> slice:
+        """This rank's of a batch's rows."""
+        return slice(rows * self._rank // self._ranks, rows * (self._rank + 1) // self._ranks)
+
+    @property
+    def _joins_last(self) -> bool:
+        """Whether the last batch goes into the one before it."""
+        return not (self._shuffle or self._drop_last) and 0 < self.rows % self.batch_size < self._ranks
+
     def __len__(self) -> int:
-        return self.rows // self.batch_size if self._drop_last else -(-self.rows // self.batch_size)
+        if self._drop_last or self._joins_last:
+            return self.rows // self.batch_size
+        return -(-self.rows // self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
         # A generator's body starts with the first batch, so after Lightning has said which epoch it is.
@@ -80,6 +120,12 @@ class EpochBatches:
         batches = self.epoch(self._epoch, first)
         for number in range(first, len(self)):
             batch = next(batches)
+            if self._ranks > 1:
+                if self._joins_last and number == len(self) - 1:
+                    batch = tuple(torch.cat(pair) for pair in zip(batch, next(batches), strict=True))
+                own = self._part_of(len(batch[0]))
+                # A rank without a row trains on the first one, with the weight 0: all have to take part in a step.
+                batch = tuple(part[own if own.stop > own.start else slice(0, 1)] for part in batch)
             self._given = number + 1
             yield self._transform(batch) if self._transform is not None else batch
 
@@ -169,6 +215,10 @@ class TensorData(LightningDataModule):
     def threshold(self) -> tuple[float, str] | None:
         """The result at which the data's makers call it solved, and who says so; None where nobody does."""
         return None
+
+    def contents(self) -> Contents:
+        """What there is, after `setup`."""
+        return Contents({name: Part({"rows": len(part[0])}, content_key(part)) for name, part in self.parts.items()})
 
     def transform(self, batch: Batch) -> Batch:
         """Applied to each batch as a whole, on its device."""

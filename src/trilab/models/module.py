@@ -17,6 +17,7 @@ from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from trilab.collectives import summed
 from trilab.errors import UserError
 from trilab.models.schedules import Constant, Schedule
 
@@ -28,7 +29,7 @@ Value = float | list[float | None] | None
 _WAITING = 256
 #: Attributes that are set in every step, the first of them 44 times by Lightning. torch's own way of setting a module's
 #: attribute looks for parameters, buffers and modules of that name first, 1.2 us each time.
-_OFTEN_SET = frozenset({"_current_fx_name", "_window_weight", "work_done"})
+_OFTEN_SET = frozenset({"_current_fx_name", "_window_weight", "share", "work_done"})
 
 
 def as_module(module: LightningModule) -> "Module":
@@ -80,8 +81,10 @@ class Module(LightningModule):
         self._waiting: dict[str, tuple[list[Tensor], list[int]]] = {}  # observations and their weights
         self._window: dict[str, Tensor] = {}  # sums of those that no longer wait
         self._window_weight = 0
-        #: Units of `work` done so far in this process, by all agents together.
+        #: Units of `work` done so far since this process began, by all agents and all ranks together.
         self.work_done = 0
+        #: Processes that share the run, and this one's part of the present batch, over the average part.
+        self.ranks, self.share = 1, 1.0
         #: The latest value of every metric that was reported.
         self.reported: dict[str, Value] = {}
 
@@ -144,12 +147,14 @@ class Module(LightningModule):
             counts: sums over the samples in place of means, where those are cheaper to take: numbers of hits.
             means: (), or (agents,) where each agent has its own.
         """
+        if not self.share:  # a row that stands in for none
+            weight = 0
         for name, mean in means.items():
             self._wait(name, mean, weight)
         for name, count in (counts or {}).items():
-            self._wait(name, count, 1)
+            self._wait(name, count, 1 if self.share else 0)
         self._window_weight += weight
-        self.work_done += weight
+        self.work_done += weight if self.ranks == 1 else round(weight * self.ranks / (self.share or 1.0))
 
     def _wait(self, name: str, value: Tensor, weight: int) -> None:
         values, weights = self._waiting.setdefault(name, ([], []))
@@ -183,18 +188,27 @@ class Module(LightningModule):
             self._send(self._close_window())
 
     def on_train_epoch_end(self) -> None:
-        if self._window_weight:
+        if self._has_observed:
             self.report(self._close_window())
 
+    @property
+    def _has_observed(self) -> bool:
+        """The same on every rank, though one may have had nothing but a row that stands in for none."""
+        return bool(self._window_weight or (self.ranks > 1 and (self._waiting or self._window)))
+
     def _close_window(self) -> dict[str, Value]:
-        if not self._window_weight:
+        if not self._has_observed:
             return {}
         self._add_up()
-        totals = [total.reshape(-1) for total in self._window.values()]  # (1,) or (agents,)
-        flat = iter(torch.cat(totals).tolist())  # one synchronisation for all
+        totals = torch.cat([total.reshape(-1) for total in self._window.values()])  # (1,) or (agents,) each
+        weight = float(self._window_weight)
+        if self.ranks > 1:
+            of_all = summed(torch.cat([totals, totals.new_tensor([weight])]).double())
+            totals, weight = of_all[:-1], float(of_all[-1])
+        flat = iter(totals.tolist())  # one synchronisation for all
         means: dict[str, Value] = {}
         for name, total in self._window.items():
-            values: list[float | None] = [next(flat) / self._window_weight for _ in range(total.numel())]
+            values: list[float | None] = [next(flat) / weight for _ in range(total.numel())]
             means[f"train/{name}"] = values if total.dim() else values[0]
         self._window, self._window_weight = {}, 0
         return means

@@ -2,20 +2,20 @@
 
 import math
 import re
+import tempfile
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import mlflow
 import yaml
-from mlflow.entities import LoggedModelOutput
 from mlflow.exceptions import MlflowException
-from mlflow.models import Model
 
 import trilab
 from trilab.errors import ConfigError, UserError
 from trilab.serving.package import Served, save
 from trilab.tracking.lookup import StoredRun, open_store
+from trilab.tracking.models import log_model
 from trilab.tracking.settings import redacted
 from trilab.tracking.store import MlflowClient
 
@@ -41,38 +41,11 @@ def register(served: Served, stored: StoredRun, name: str, alias: str | None, fo
     Raises:
         UserError: the model cannot be exported, or the registry cannot be written.
     """
-    data = folder / "served"
-    data.mkdir()
-    save(served, data)
     client = stored.client
     try:
-        logged = client.create_logged_model(
-            stored.run.info.experiment_id,
-            name=served.origin.model.replace("/", "_"),
-            source_run_id=stored.id,
-            params={key: value[:500] for key, value in stored.run.data.params.items()},
-            model_type=served.contract.kind,
-        )
-        mlflow.pyfunc.save_model(
-            path=str(folder / "model"),
-            loader_module=_LOADER,
-            data_path=str(data),
-            code_paths=[_code(folder)],
-            mlflow_model=Model(
-                artifact_path=logged.artifact_location,
-                run_id=stored.id,
-                model_uuid=logged.model_id,
-                model_id=logged.model_id,
-            ),
-            signature=served.contract.signature(),
-            input_example=served.contract.example(),
-            pip_requirements=[f"{package}=={_version(package)}" for package in _PACKAGES],
-            metadata={"trilab": vars(served.origin)},
-        )
-        client.log_model_artifacts(logged.model_id, str(folder / "model"))
-        client.finalize_logged_model(logged.model_id, "READY")
+        written = write(served, folder / "model")
         last = max((int(step) for step in _steps(client, stored)), default=0)
-        client.log_outputs(stored.id, [LoggedModelOutput(logged.model_id, step=last)])
+        logged = log_model(client, stored.id, written, model_name(served), served.contract.kind, last)
         if not any(model.name == name for model in client.search_registered_models(f"name = {_quoted(name)}")):
             client.create_registered_model(name)
         version = client.create_model_version(
@@ -87,6 +60,38 @@ def register(served: Served, stored: StoredRun, name: str, alias: str | None, fo
     except MlflowException as error:
         raise UserError(f"MLflow cannot register {name}: {' '.join(str(error).split())[:300]}") from error
     return int(version.version)
+
+
+def write(served: Served, target: Path) -> Path:
+    """Writes a model in MLflow's format, which says of no run yet that it is of it.
+
+    Args:
+        served: the model, on the CPU.
+        target: a new folder.
+
+    Raises:
+        UserError: the model cannot be exported.
+    """
+    with tempfile.TemporaryDirectory(prefix="trilab-model-") as name:
+        data = Path(name) / "served"
+        data.mkdir()
+        save(served, data)
+        mlflow.pyfunc.save_model(
+            path=str(target),
+            loader_module=_LOADER,
+            data_path=str(data),
+            code_paths=[_code(Path(name))],
+            signature=served.contract.signature(),
+            input_example=served.contract.example(),
+            pip_requirements=[f"{package}=={_version(package)}" for package in _PACKAGES],
+            metadata={"trilab": vars(served.origin)},
+        )
+    return target
+
+
+def model_name(served: Served) -> str:
+    """As MLflow allows it."""
+    return served.origin.model.replace("/", "_")
 
 
 def fetch_model(uri: str, store: str, folder: Path) -> Path:

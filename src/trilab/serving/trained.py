@@ -1,5 +1,6 @@
 """A run's best checkpoint as a model that answers."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -59,16 +60,29 @@ def served_of(job: Job, checkpoint: Path, device: str = "cpu") -> Served:
     with fitting_checkpoint():
         model.load_state_dict(content["state_dict"])
     program = program_of(model.eval(), data, spec).to(device)
-    choices = job.choices
-    origin = Origin(
-        content[KEY]["run_id"],
-        choices["experiment"],
-        choices["model"],
-        choices["data"],
-        __version__,
-        str(torch.__version__),
-    )
-    return Served(program, contract, origin, device)
+    return Served(program, contract, _origin(content[KEY]["run_id"], job.choices), device)
+
+
+def served_now(model: Module, data: Any, choices: Mapping[str, str], run_id: str) -> Served:
+    """A model that has just been trained, with the weights that it has, brought to the CPU.
+
+    Args:
+        model: of which nothing more is trained.
+        data: that it was trained on.
+        choices: the option of each group.
+        run_id: of the run.
+
+    Raises:
+        UserError: it cannot be served.
+    """
+    contract = RawRows(data.preprocessing) if isinstance(data, ClickTable) else _contract(data, data.spec)
+    program = program_of(model.cpu().eval(), data, data.spec)
+    return Served(program, contract, _origin(run_id, choices))
+
+
+def _origin(run_id: str, choices: Mapping[str, str]) -> Origin:
+    named = choices["experiment"], choices["model"], choices["data"]
+    return Origin(run_id, *named, __version__, str(torch.__version__))
 
 
 def _contract(data: Any, spec: Any) -> Contract:

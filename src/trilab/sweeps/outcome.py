@@ -30,9 +30,12 @@ class Outcome:
         metric: the goal's, as it is logged; None where nothing was evaluated.
         mode: which way of it is better.
         result: its value.
+        objectives: the metrics that runs are chosen by, each with `min` or `max`.
+        scores: their values.
         metrics: the last values of all that was logged.
         shown: the result, or what went wrong, in words.
         speed: likewise.
+        pruned: it was stopped early, for others were better at that point.
         wrong: it failed for a configuration that cannot be.
         ended: when, in seconds since 1970.
         seconds: it took.
@@ -47,9 +50,12 @@ class Outcome:
     metric: str | None = None
     mode: str = "min"
     result: float | None = None
+    objectives: dict[str, str] = field(default_factory=dict)
+    scores: dict[str, float] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
     shown: str = ""
     speed: str = ""
+    pruned: bool = False
     wrong: bool = False
     ended: float = field(default_factory=time.time)
     seconds: float = 0.0
@@ -70,25 +76,77 @@ class Outcome:
         part.write_text(json.dumps(asdict(self)))
         part.replace(folder / _FILE)
 
+    @property
+    def words(self) -> str:
+        """What runs are chosen by, and the result beside it where that is another metric."""
+        said = [f"{metric} {value:.5g}" for metric, value in self.scores.items()]
+        if self.metric is not None and self.result is not None and self.metric not in self.scores:
+            said.append(f"{self.metric} {self.result:.5g}")
+        return ", ".join(said)
 
-def read_outcomes(folder: Path) -> list[Outcome]:
-    """Those of a sweep's folder in the order of their runs; of runs that compute the same, the last alone."""
-    latest: dict[str, Outcome] = {}
-    for file in folder.glob(f"**/{_FILE}"):
-        try:
-            outcome = Outcome(**json.loads(file.read_text()))
-        except (OSError, ValueError, TypeError):
-            continue
-        known = latest.get(outcome.hash)
-        if known is None or known.ended < outcome.ended:
-            latest[outcome.hash] = outcome
-    return sorted(latest.values(), key=lambda outcome: outcome.number)
+
+def read_outcome(folder: Path) -> Outcome | None:
+    """That of one run, by its output folder; None where it left none yet."""
+    try:
+        return Outcome(**json.loads((folder / _FILE).read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def read_all(folder: Path) -> list[Outcome]:
+    """Every one that a sweep's folder holds."""
+    return [outcome for file in folder.glob(f"*/{_FILE}") if (outcome := read_outcome(file.parent)) is not None]
+
+
+def latest(outcomes: Iterable[Outcome]) -> list[Outcome]:
+    """Of runs that compute the same the one that ended last, in the order of their runs."""
+    kept: list[Outcome] = []
+    for outcome in sorted(outcomes, key=lambda outcome: -outcome.ended):
+        kept += not_again([outcome], kept)
+    return sorted(kept, key=lambda outcome: outcome.number)
+
+
+def not_again(before: Iterable[Outcome], later: Iterable[Outcome]) -> list[Outcome]:
+    """Those that none of later ones takes the place of: by computing the same, or by having the values of a failed one.
+
+    What made a run fail may be part of what is computed: where its data are, say.
+    """
+    hashes, names = ({getattr(outcome, key) for outcome in later} for key in ("hash", "name"))
+    return [own for own in before if own.hash not in hashes and not (own.status == "FAILED" and own.name in names)]
+
+
+def winners(outcomes: Iterable[Outcome]) -> list[Outcome]:
+    """The best by their objectives: one of a single objective, of several those that no other is better than in all.
+
+    None where runs are chosen by different metrics, for those are of different tasks. Pruned runs, and those that
+    diverged, are no candidates.
+    """
+    candidates = [
+        outcome
+        for outcome in outcomes
+        if outcome.status == "FINISHED"
+        and not outcome.pruned
+        and outcome.objectives
+        and all(outcome.scores.get(metric, float("nan")) == outcome.scores.get(metric) for metric in outcome.objectives)
+    ]
+    if len({tuple(outcome.objectives.items()) for outcome in candidates}) != 1:
+        return []
+    points = [[_cost(outcome, metric) for metric in outcome.objectives] for outcome in candidates]
+    if len(points[0]) == 1:
+        return [candidates[points.index(min(points))]]
+    return [
+        outcome
+        for outcome, own in zip(candidates, points, strict=True)
+        if not any(other != own and all(a <= b for a, b in zip(other, own, strict=True)) for other in points)
+    ]
+
+
+def _cost(outcome: Outcome, metric: str) -> float:
+    """A score, the less the better."""
+    return outcome.scores[metric] * (-1 if outcome.objectives[metric] == "max" else 1)
 
 
 def best(outcomes: Iterable[Outcome]) -> Outcome | None:
-    """The one with the best result; None where none has any, or they are judged by different metrics."""
-    judged = [outcome for outcome in outcomes if outcome.result is not None and outcome.result == outcome.result]
-    if not judged or len({(outcome.metric, outcome.mode) for outcome in judged}) > 1:
-        return None
-    sign = 1 if judged[0].mode == "max" else -1
-    return max(judged, key=lambda outcome: sign * (outcome.result or 0.0))
+    """The one that is best; None where there is none, or several are, each in its own way."""
+    found = winners(outcomes)
+    return found[0] if len(found) == 1 else None

@@ -10,6 +10,8 @@ import shlex
 from dataclasses import asdict, dataclass
 
 _VARIABLE = "TRILAB_SWEEP"
+#: Significant digits of a number in a run's name; the run itself has all of them.
+_DIGITS = 4
 
 
 @dataclass(frozen=True)
@@ -20,11 +22,13 @@ class Place:
         name: of the sweep.
         run_id: of its own MLflow run, which those of its runs are nested under.
         swept: keys of the overrides in which they differ, in the order in which they were given.
+        quiet: the sweep tells of its runs, a line each, and they are to print nothing of their own.
     """
 
     name: str
     run_id: str
     swept: tuple[str, ...] = ()
+    quiet: bool = False
 
     @classmethod
     def here(cls) -> "Place | None":
@@ -33,7 +37,7 @@ class Place:
         if not text:
             return None
         values = json.loads(text)
-        return cls(values["name"], values["run_id"], tuple(values["swept"]))
+        return cls(values["name"], values["run_id"], tuple(values["swept"]), bool(values.get("quiet")))
 
     def as_override(self) -> str:
         """What hands it to every run."""
@@ -47,9 +51,26 @@ class Place:
 
     def values(self, overrides: list[str]) -> str:
         """What is swept, with the values of one run: `seed=1 precision=fp32`."""
-        return shlex.join(text for text in overrides if key_of(text) in self.swept)
+        return shlex.join(_shortened(text) for text in overrides if key_of(text) in self.swept)
+
+
+def is_quiet() -> bool:
+    """Whether the run that is going on leaves it to its sweep to tell of it."""
+    place = Place.here()
+    return place is not None and place.quiet
 
 
 def key_of(override: str) -> str:
     """What an override sets: `a.b` of `+a.b=1`."""
     return override.partition("=")[0].lstrip("+~").partition("@")[0]
+
+
+def _shortened(override: str) -> str:
+    """A number with a fraction to a few digits: it was drawn, and the rest of them says nothing."""
+    key, equals, value = override.partition("=")
+    try:
+        number = float(value)
+    except ValueError:
+        return override
+    short = f"{number:.{_DIGITS}g}"
+    return override if value.lstrip("+-").isdigit() or len(short) >= len(value) else f"{key}{equals}{short}"

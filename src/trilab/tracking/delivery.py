@@ -12,8 +12,11 @@ from mlflow.entities import Param, RunTag
 from mlflow.exceptions import MlflowException
 
 from trilab.errors import say
+from trilab.tracking.describe import NOTE, renewed
 from trilab.tracking.failures import Gone, Refused, is_refusal, reason
+from trilab.tracking.inputs import dataset_inputs
 from trilab.tracking.journal import Entry
+from trilab.tracking.models import log_model
 from trilab.tracking.outbox import Outbox
 from trilab.tracking.points import PointWriter
 from trilab.tracking.spool import is_local
@@ -117,9 +120,15 @@ class Delivery:
             for start in range(0, len(params), _PAIRS):
                 client.log_batch(run_id, params=params[start : start + _PAIRS])
         elif "tags" in record:
-            tags = [RunTag(key, self._real(value)) for key, value in record["tags"].items()]
+            tags = [RunTag(key, self._real(value, outbox)) for key, value in record["tags"].items()]
             for start in range(0, len(tags), _PAIRS):
                 client.log_batch(run_id, tags=tags[start : start + _PAIRS])
+        elif "headline" in record:
+            note = client.get_run(run_id).data.tags.get(NOTE, "")
+            if (new := renewed(note, record["headline"])) != note:
+                client.set_tag(run_id, NOTE, new)
+        elif "inputs" in record:
+            client.log_inputs(run_id, dataset_inputs(record["inputs"]))
         elif "text" in record:
             client.log_text(run_id, record["text"], record["path"])
         elif "files" in record:
@@ -135,7 +144,11 @@ class Delivery:
             raise Refused(f"{folder} is not there any more")
         self.uploading = True
         try:
-            self.client.log_artifacts(outbox.run_id, str(source), record["path"])
+            if "model" in record:
+                key = f"{outbox.birth.key} {record['copy']}"
+                log_model(self.client, outbox.run_id, source, record["model"], record["kind"], record["step"], key)
+            else:
+                self.client.log_artifacts(outbox.run_id, str(source), record["path"])
         finally:
             self.uploading = False
 
@@ -150,9 +163,11 @@ class Delivery:
             run_id = created.info.run_id
         outbox.born(run_id)
 
-    def _real(self, value: str) -> str:
-        """A tag's value, with the store's id in place of a local one: runs name their parents."""
-        return (self._find(value) or value) if is_local(value) else value
+    def _real(self, value: str, outbox: Outbox | None = None) -> str:
+        """A tag's value, with the store's id in place of a local one: runs name their parents, and texts their run."""
+        if is_local(value):
+            return self._find(value) or value
+        return value.replace(outbox.birth.key, outbox.run_id) if outbox else value
 
     def _find(self, key: str, experiment: str | None = None) -> str | None:
         """The store's id of a run that is known here by a local one."""

@@ -53,6 +53,10 @@ class MlflowLogger(Logger):
             raise stopped
         self.add(metrics, step or 0)
 
+    def tag(self, tags: Mapping[str, str]) -> None:
+        """Sets tags of the run."""
+        self._run.set_tags(tags)
+
     def add(self, metrics: Mapping[str, float], step: int) -> None:
         """Records metrics; the store has them within `tracking.flush_s`."""
         self._run.outbox.metrics(metrics, step)

@@ -15,6 +15,7 @@ from trilab.config.allowed import check_stored
 from trilab.config.job import Job
 from trilab.errors import ConfigError, UserError
 from trilab.tracking.settings import redacted, sqlite_path, store_uri
+from trilab.tracking.spool import is_local
 from trilab.tracking.store import MlflowClient
 
 _GROUPS = ("experiment", "model", "data")
@@ -81,6 +82,7 @@ def find_run(run_id: str, overrides: Sequence[str], folder: Path) -> StoredRun:
     """
     uri = uri_of(overrides)
     client, run = _find(run_id, uri, "run")
+    run_id = run.info.run_id  # where it was named by its local one
     missing = [group for group in _GROUPS if f"trilab.{group}" not in run.data.tags]
     if missing:
         raise UserError(f"run={run_id} was not made by trilab train: it has no tag trilab.{missing[0]}.")
@@ -160,6 +162,20 @@ def children(client: MlflowClient, run_id: str) -> list[Run]:
     return search(client, everywhere, f"tags.`mlflow.parentRunId` = '{run_id}'")
 
 
+def run_of(client: MlflowClient, run_id: str) -> Run:
+    """A run by MLflow's id, or by the local one that it had while the store had given it none.
+
+    Raises:
+        MlflowException: there is none.
+    """
+    if is_local(run_id):
+        everywhere = [experiment.experiment_id for experiment in client.search_experiments()]
+        found = search(client, everywhere, f"tags.`trilab.local_id` = '{run_id}'")
+        if found:
+            return found[0]
+    return client.get_run(run_id)
+
+
 def histories(client: MlflowClient, run_id: str) -> dict[str, list[Metric]]:
     """Every point of every metric of a run, by name."""
     names = client.get_run(run_id).data.metrics
@@ -181,14 +197,13 @@ def open_store(uri: str) -> MlflowClient:
 def _find(run_id: str, uri: str, argument: str) -> tuple[MlflowClient, Run]:
     try:
         client = open_store(uri)
-        return client, client.get_run(run_id)
+        return client, run_of(client, run_id)
     except SQLAlchemyError as error:
         reason = str(error).partition("[SQL:")[0]
         raise UserError(f"Cannot read the tracking store {redacted(uri)}: {reason}") from error
     except MlflowException:
-        raise ConfigError(
-            f"{argument}={run_id}: no such run in {redacted(uri)}. Run ids are in the UI: trilab ui."
-        ) from None
+        hint = "trilab sync sends what waits for it." if is_local(run_id) else "Run ids are in the UI: trilab ui."
+        raise ConfigError(f"{argument}={run_id}: no such run in {redacted(uri)}. {hint}") from None
 
 
 def _yaml(client: MlflowClient, run_id: str, name: str, folder: Path) -> Any:

@@ -4,7 +4,7 @@ import contextlib
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from trilab.errors import say
@@ -71,6 +71,14 @@ class Outbox:
     def tags(self, values: Mapping[str, str]) -> None:
         self._add({"tags": {key: redacted(str(value)) for key, value in values.items()}})
 
+    def headline(self, line: str) -> None:
+        """Renews the first line of the description, unless people have put something else there."""
+        self._add({"headline": redacted(line)})
+
+    def inputs(self, records: Sequence[Mapping[str, str]]) -> None:
+        """Datasets, each as `trilab.tracking.inputs.inputs_of` describes it."""
+        self._add({"inputs": [{key: redacted(value) for key, value in record.items()} for record in records]})
+
     def text(self, content: str, path: str) -> None:
         """An artifact from a text."""
         self._add({"text": redacted(content), "path": path})
@@ -82,8 +90,22 @@ class Outbox:
             folder: all in it is uploaded.
             path: among the artifacts; None for their root.
         """
+        self._upload(folder, {"path": path})
+
+    def model(self, folder: Path, name: str, kind: str, step: int) -> None:
+        """A model, from a folder in MLflow's format; what is said of the folder of `files` holds for it too.
+
+        Args:
+            folder: with MLmodel.
+            name: of the model.
+            kind: of the model: what it takes.
+            step: of the run at which it is as it is.
+        """
+        self._upload(folder, {"model": name, "kind": kind, "step": step})
+
+    def _upload(self, folder: Path, what: Mapping[str, object]) -> None:
         self._files += 1
-        self._add({"files": str(folder.absolute()), "path": path, "copy": f"{self._files}"})
+        self._add({"files": str(folder.absolute()), "copy": f"{self._files}", **what})
 
     def end(self, status: str, at_ms: int | None = None) -> None:
         """The end of the run."""

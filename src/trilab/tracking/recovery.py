@@ -13,6 +13,7 @@ from mlflow.entities import Run
 
 from trilab.errors import UserError
 from trilab.tracking.delivery import Delivery
+from trilab.tracking.describe import NOTE, ended, renewed
 from trilab.tracking.failures import Gone, reason
 from trilab.tracking.journal import Journal
 from trilab.tracking.outbox import Outbox
@@ -85,9 +86,15 @@ def _ended(outbox: Outbox) -> bool:
         birth.ended = record.get("end", birth.ended)
         times.append(record.get("t", 0))
     if birth.ended is None and _is_nobodys(birth, outbox.journal):
-        outbox.tags({"trilab.end": f"{named(birth.tags)} ended without a word"})
+        how = _how(birth.tags)
+        outbox.tags({"trilab.end": how})
+        outbox.headline(ended("KILLED", how))
         outbox.end("KILLED", max(times))
     return birth.ended is not None
+
+
+def _how(tags: dict[str, str]) -> str:
+    return f"{named(tags)} ended without a word"
 
 
 def _is_nobodys(birth: Birth, journal: Journal) -> bool:
@@ -115,36 +122,52 @@ def end_orphans(client: MlflowClient) -> list[Run]:
     orphans = [run for run in running if is_gone(run.data.tags)]
     for run in orphans:
         times = [metric.timestamp for metric in run.data._metric_objs]
-        client.set_tag(run.info.run_id, "trilab.end", f"{named(run.data.tags)} ended without a word")
+        how, note = _how(run.data.tags), run.data.tags.get(NOTE, "")
+        client.set_tag(run.info.run_id, "trilab.end", how)
+        if (new := renewed(note, ended("KILLED", how))) != note:
+            client.set_tag(run.info.run_id, NOTE, new)
         client.set_terminated(run.info.run_id, "KILLED", max(times, default=run.info.start_time))
     return orphans
 
 
-def recover(spool: Path, uri: str, go_on: Callable[[], bool] = lambda: True) -> list[Recovered]:
-    """Sends what waits for a store, then ends the orphans that left nothing here.
+def recovered(spool: Path, uri: str, go_on: Callable[[], bool]) -> Iterator[Recovered]:
+    """Sends what waits for a store, then ends the orphans that left nothing here; says of each run what became of it.
 
     Raises:
         Exception: of a store that does not answer, where nothing waits for it.
     """
-    delivery = Delivery(uri)
-    results = list(send_spooled(spool, uri, delivery, go_on))
-    if go_on() and not any(result.away for result in results):
+    delivery, away = Delivery(uri), False
+    for result in send_spooled(spool, uri, delivery, go_on):
+        away = away or result.away
+        yield result
+    if go_on() and not away:
         for run in end_orphans(delivery.client):
-            results.append(Recovered(run.info.run_id, run.info.run_name or "", 0, "KILLED"))
-    return results
+            yield Recovered(run.info.run_id, run.info.run_name or "", 0, "KILLED")
+
+
+def recover(spool: Path, uri: str) -> list[Recovered]:
+    """All that `recovered` finds.
+
+    Raises:
+        Exception: of a store that does not answer, where nothing waits for it.
+    """
+    return list(recovered(spool, uri, lambda: True))
 
 
 class Recovery:
     """`recover` in the background of a run that has the store open anyway."""
 
     def __init__(self, spool: Path, uri: str) -> None:
+        #: What became of each run, so far.
+        self.results: list[Recovered] = []
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._work, args=(spool, uri), name="trilab-recovery", daemon=True)
         self._thread.start()
 
     def _work(self, spool: Path, uri: str) -> None:
         with suppress(Exception):  # what fails here is tried again by the next command
-            recover(spool, uri, lambda: not self._stopping.is_set())
+            for result in recovered(spool, uri, lambda: not self._stopping.is_set()):
+                self.results.append(result)
 
     def close(self, wait_s: float) -> None:
         """Lets it finish for so long, in seconds."""

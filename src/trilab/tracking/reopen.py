@@ -11,7 +11,8 @@ from collections.abc import Iterator, Sequence
 from mlflow import MlflowClient
 
 from trilab.signals import shielded
-from trilab.tracking.lookup import histories
+from trilab.tracking.describe import running
+from trilab.tracking.lookup import histories, run_of
 from trilab.tracking.process import process_tags
 from trilab.tracking.provenance import environment, git
 from trilab.tracking.recovery import recover
@@ -37,6 +38,7 @@ def reopen_run(settings: Tracking, run_ids: Sequence[str]) -> Iterator[Run]:
     """
     client, experiment_id = connect(settings)
     recover(spool_folder(settings.spool), settings.uri)  # what the stopped process recorded and could not send
+    run_ids = [run_of(client, run_id).info.run_id for run_id in run_ids]  # a checkpoint may know a local id alone
 
     def begin_all(session: Session) -> None:
         for run_id in run_ids:
@@ -70,6 +72,7 @@ def _begin_again(client: MlflowClient, run: Run) -> None:
     client.update_run(run.id, status="RUNNING")
     if "trilab.end" in tags:
         client.delete_tag(run.id, "trilab.end")
+    run.outbox.headline(running(resumed=True))
     # What it began with stays as it was logged: this is of the part that follows.
     run.outbox.text(environment(), f"resumes/{count}/environment.txt")
     _, diff = git()

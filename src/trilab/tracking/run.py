@@ -22,6 +22,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from trilab.errors import UserError, say
 from trilab.signals import Interrupted, interruption, shielded
 from trilab.tracking.delivery import Delivery
+from trilab.tracking.describe import ended
 from trilab.tracking.failures import Unreachable, is_outage, reason
 from trilab.tracking.monitor import SystemMonitor
 from trilab.tracking.outbox import Outbox
@@ -243,6 +244,7 @@ def live(
             status = "KILLED"
             for run in session.opened:
                 run.set_tags({"trilab.end": str(stopped)})
+                run.outbox.headline(ended(status, f"by {stopped}"))
             if stopped is error:
                 raise
             raise stopped from error
@@ -250,6 +252,7 @@ def live(
             said, text = f"{type(error).__name__}: {str(error)[:400]}", "".join(traceback.format_exception(error))
             for run in session.opened:
                 run.set_tags({"trilab.end": said})
+                run.outbox.headline(ended(status, said))
                 run.outbox.text(text, "traceback.txt")
         raise
     finally:

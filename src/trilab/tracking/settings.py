@@ -23,6 +23,7 @@ class Tracking:
         system_metrics: log the use of processor, memory, disk, network and GPU.
         system_metrics_interval_s: seconds between two samples of them.
         checkpoints: upload the best and the last checkpoint.
+        model: log the trained model with its signature and an input example; auto: of runs that are not in a sweep.
         flush_s: longest time that a metric waits before it is sent, in seconds.
         wait_s: longest wait at the end of a run for a store that does not answer, in seconds.
         offline: a run whose store does not answer starts all the same, and is kept in the spool; or it fails.
@@ -41,6 +42,7 @@ class Tracking:
         system_metrics: bool = True,
         system_metrics_interval_s: PositiveFloat = 10,
         checkpoints: bool = True,
+        model: bool | Literal["auto"] = "auto",
         flush_s: PositiveFloat = 2.0,
         wait_s: NonNegativeFloat = 10.0,
         offline: Literal["spool", "fail"] = "spool",
@@ -53,10 +55,19 @@ class Tracking:
         self.system_metrics = system_metrics
         self.system_metrics_interval_s = system_metrics_interval_s
         self.checkpoints = checkpoints
+        self.model = model
         self.flush_s = flush_s
         self.wait_s = wait_s
         self.offline = offline
         self.spool = spool
+
+    def logs_model(self, in_sweep: bool) -> bool:
+        """Whether a run's model is to be logged.
+
+        Args:
+            in_sweep: the run is one of a sweep.
+        """
+        return not in_sweep if self.model == "auto" else self.model
 
     @property
     def artifact_root(self) -> str | None:

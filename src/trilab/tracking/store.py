@@ -35,6 +35,7 @@ from mlflow.utils.rest_utils import http_request  # noqa: E402
 from sqlalchemy.exc import SQLAlchemyError  # noqa: E402
 
 from trilab.tracking.failures import Unreachable, is_outage, reason  # noqa: E402
+from trilab.tracking.pages import experiment_tags  # noqa: E402
 
 logging.getLogger("mlflow").setLevel(logging.WARNING)
 
@@ -76,12 +77,10 @@ def experiment_of(client: MlflowClient, name: str, artifact_root: str | None) ->
     """
     found = client.get_experiment_by_name(name)
     if found is None:
-        # The kind makes MLflow's pages open on runs and charts rather than on traces of language models.
-        kind = {"mlflow.experimentKind": "custom_model_development"}
         # A folder per experiment, as MLflow itself would make; slashes in names would nest folders.
         location = f"{artifact_root}/{name.replace('/', '_')}" if artifact_root else None
         try:
-            return str(client.create_experiment(name, location, kind))
+            return str(client.create_experiment(name, location, experiment_tags(name)))
         except MlflowException:
             found = client.get_experiment_by_name(name)  # another process was faster
             if found is None:

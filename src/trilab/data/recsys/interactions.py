@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
 
+from trilab.data.contents import Contents, Part, content_key
 from trilab.data.recsys.negatives import CandidateBatches, CatalogueBatches, NegativeBatches, Unseen
 from trilab.data.recsys.ranking import ranking_metrics
 from trilab.data.recsys.spec import TableSpec
@@ -252,6 +253,20 @@ class RankingData(LightningDataModule):
     def setup(self, stage: str) -> None:
         if self._interactions is None:
             self._interactions, *self._sides = self.load()
+
+    def contents(self) -> Contents:
+        """Interactions that are trained on, and users for each of whom candidates are ranked."""
+        data = self.interactions
+        parts = {
+            "train": Part(
+                {"interactions": len(data.train), "users": data.users, "items": data.items}, content_key([data.train])
+            )
+        }
+        for name, held in (("val", data.val), ("test", data.test)):
+            if held is not None:
+                profile = {"users": len(held.users), "candidates": held.candidates.shape[1]}
+                parts[name] = Part(profile, content_key([held.users, held.candidates]))
+        return Contents(parts, self.spec.columns)
 
     def rows(self, users: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
         """(n,) users and items to (n, fields) ids and (n, dense) features."""

@@ -21,3 +21,10 @@ class TableSpec:
     item: int | None = None  # which field is the item
     group: int | None = None  # the field by whose ids the grouped AUC is taken
     cutoffs: tuple[int, ...] = (10,)  # K of the metrics at K, where candidates are ranked
+
+    @property
+    def columns(self) -> tuple[tuple[str, str], ...]:
+        """Name and dtype of each column of a row, the label last."""
+        ids = self.fields or tuple(f"field_{number}" for number in range(len(self.cardinalities)))
+        dense = self.dense_names or tuple(f"dense_{number}" for number in range(self.dense))
+        return (*((name, "int64") for name in ids), *((name, "float32") for name in dense), ("label", "float32"))

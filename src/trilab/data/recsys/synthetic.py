@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from trilab.data.batches import TensorData
+from trilab.data.contents import Contents
 from trilab.data.recsys.metrics import auc, logloss
 from trilab.data.recsys.spec import TableSpec
 from trilab.errors import ConfigError
@@ -155,6 +156,9 @@ class SyntheticClicks(TensorData):
     def reference(self) -> dict[str, float]:
         """AUC and log loss of the true probabilities on the test's labels: what a perfect model would score."""
         return dict(self._reference)
+
+    def contents(self) -> Contents:
+        return Contents(super().contents().parts, self.spec.columns)
 
     def planted(self) -> Planted:
         """The model that the clicks are drawn from."""

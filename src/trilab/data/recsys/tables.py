@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from trilab.data.batches import Batch, EpochBatches, TensorData
+from trilab.data.contents import Contents, Part, settings_key
 from trilab.data.recsys.blocks import BlockBatches, resident
 from trilab.data.recsys.preprocessing import Preprocessing
 from trilab.data.recsys.spec import TableSpec
@@ -178,6 +179,11 @@ class ClickTable(TensorData):
         self._files = {name: TablePart(folder / f"{name}.arrow") for name in PARTS}
         if not self.parts and self._fits_in_memory():
             self.parts = {name: resident(part) for name, part in self._files.items()}
+
+    def contents(self) -> Contents:
+        key = key_of(self._settings())  # of the files as they are, so that none has to be read
+        parts = {name: Part({"rows": part.rows}, settings_key([key, name])) for name, part in self._files.items()}
+        return Contents(parts, self.spec.columns)
 
     def teardown(self, stage: str) -> None:
         for part in self._files.values():

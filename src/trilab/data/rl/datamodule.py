@@ -6,13 +6,15 @@ and draws from it as often as it likes. Validation and test play episodes in env
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any, Generic, Literal, TypeVar
 
 import gymnasium as gym
 from pytorch_lightning import LightningDataModule
 
+from trilab.data.contents import Contents, Part, settings_key
 from trilab.data.rl.checks import check_experience
-from trilab.data.rl.environment import describe, has_time_limit, make_environments, make_single
+from trilab.data.rl.environment import describe, has_time_limit, make_environments, make_single, package_of
 from trilab.data.rl.environments import Environments
 from trilab.data.rl.evaluation import Evaluation
 from trilab.data.rl.experience import Experience
@@ -168,6 +170,19 @@ class GymnasiumData(LightningDataModule):
             restart=not evaluation,
             env_kwargs=self.env_kwargs,
         )
+
+    def contents(self) -> Contents:
+        """The environment as each part plays in it."""
+        spec, maker = self.spec, package_of(self.env_id)
+        common: dict[str, int | str] = {"environment": self.env_id, "package": maker, "actions": spec.num_actions}
+        played: dict[str, dict[str, int | str]] = {
+            "train": {"env_steps": self.total_env_steps, "seeds": ", ".join(map(str, self._seeds))},
+            "val": {"episodes": self.val_episodes, "first_seed": self.val_seed},
+            "test": {"episodes": self.test_episodes, "first_seed": self.test_seed},
+        }
+        rules = [asdict(spec), self.env_kwargs, self.max_episode_steps]
+        parts = {name: Part({**common, **own}, settings_key([rules, common, own])) for name, own in played.items()}
+        return Contents(parts, features=(spec.observation_dtype, spec.observation_shape))
 
     def video_environment(self, render: bool) -> gym.Env | None:
         """A single environment whose picture can be drawn; None where it has none."""

@@ -1,6 +1,7 @@
 """Environments by Gymnasium id: what they are called, what they take, and vectors of them."""
 
 import importlib
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
@@ -55,6 +56,14 @@ def registered(env_id: str) -> gym.envs.registration.EnvSpec:
 
 def has_time_limit(env_id: str) -> bool:
     return registered(env_id).max_episode_steps is not None
+
+
+def package_of(env_id: str) -> str:
+    """Name and version of the package that an environment is from, as `gymnasium 1.4.0`."""
+    entry = registered(env_id).entry_point
+    name = (entry if isinstance(entry, str) else getattr(entry, "__module__", "")).partition(".")[0].partition(":")[0]
+    version = getattr(sys.modules.get(name), "__version__", "")
+    return f"{name} {version}".strip()
 
 
 def resolve_backend(env_id: str, num_envs: int, backend: Backend) -> Backend:

@@ -153,6 +153,11 @@ class ImageBatches(EpochBatches):
         self._layout = layout
         self._augment = augment if augment is not None and augment.active else None
 
+    @property
+    def streamed(self) -> bool:
+        """Whether the images are read from their files in each epoch."""
+        return not isinstance(self.pixels, HeldPixels)
+
     def epoch(self, number: int, first: int) -> Iterator[Batch]:
         generator = self.generator(number)
         order = torch.randperm(self.rows, generator=generator) if self._shuffle else torch.arange(self.rows)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from trilab.data.batches import TensorData
+from trilab.data.contents import Contents, Part, content_key
 from trilab.data.vision.augment import Augmentation
 from trilab.data.vision.image_batches import HeldPixels, ImageBatches, Normalization, Pixels, to_device
 from trilab.data.vision.layout import layout_of
@@ -105,6 +106,13 @@ class ImageData(TensorData):
             self._keep("val", images.take(order[: self.validation]))
         self._keep("test", test)
         self._spec = ImageSpec(channels, height, width, classes)
+
+    def contents(self) -> Contents:
+        spec, parts = self.spec, {}
+        for name, images in self._images.items():
+            held = (images.pixels.pixels,) if isinstance(images.pixels, HeldPixels) else ()  # a stream has labels alone
+            parts[name] = Part({"images": len(images), "classes": spec.classes}, content_key([*held, images.labels]))
+        return Contents(parts, features=("float32", (spec.channels, spec.height, spec.width)), targets=("int64", ()))
 
     def first_images(self, count: int) -> Tensor:
         """The first training images as a network would see them without augmentation, on the training device.

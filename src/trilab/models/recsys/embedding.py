@@ -18,6 +18,7 @@ class Lookup:
 
     index: Tensor  # (unique,), row numbers, ascending
     rows: Tensor  # (unique, sum of columns), a leaf: its `grad` holds the sum over all that looked a row up
+    of_all: bool = False  # whether it is what all ranks of a run have read
 
 
 class FusedEmbedding(nn.Module):

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from trilab.collectives import all_rows
 from trilab.data.recsys.metrics import auc, grouped_auc, logloss
 from trilab.data.recsys.ranking import ranking_metrics
 from trilab.data.recsys.spec import TableSpec
@@ -86,9 +87,11 @@ class Recommender(Module):
         prefixes = [f"{split}/{name}_" if name else f"{split}/" for name in names]
         metrics: dict[str, Tensor | float] = {}
         for loader, parts in self._ranked.items():
-            metrics |= {prefixes[loader] + name: torch.cat([part[name] for part in parts]).mean() for name in parts[0]}
+            metrics |= {
+                prefixes[loader] + name: all_rows(torch.cat([part[name] for part in parts])).mean() for name in parts[0]
+            }
         for loader, scored in self._scored.items():
-            logits, labels, groups = (torch.cat(column).cpu() for column in zip(*scored, strict=True))
+            logits, labels, groups = (all_rows(torch.cat(column)).cpu() for column in zip(*scored, strict=True))
             metrics[f"{prefixes[loader]}auc"] = auc(logits, labels)
             metrics[f"{prefixes[loader]}logloss"] = logloss(logits, labels)
             if self.spec.group is not None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.optim.adam import adam
 
+from trilab.collectives import all_rows, ranks
 from trilab.models.recsys.embedding import FusedEmbedding, Lookup, Runs
 from trilab.ranges import FractionBelowOne, NonNegativeFloat, PositiveFloat
 
@@ -52,6 +53,19 @@ class RowOptimizer(torch.optim.Adam):
         for table in tables:
             table.by_row = True
             table.lookups = _Noted(self._rows)
+
+    @torch.no_grad()
+    def gather_rows(self) -> None:
+        """Makes of what this rank has looked up what all ranks have, each row with the mean of the ranks' gradients.
+
+        To be called on every rank after its backward pass, and before anything uses the gradients.
+        """
+        for table in self._tables:
+            table.lookups[:] = [
+                lookup if lookup.of_all or lookup.rows.grad is None else _of_all(table, lookup)
+                for lookup in table.lookups
+            ]
+        self._forget(lambda lookup: False)
 
     def update(self, table: FusedEmbedding, lookup: Lookup, grad: Tensor, group: dict[str, Any]) -> None:
         """Updates a table's rows.
@@ -115,6 +129,16 @@ class _Noted(list[Lookup]):
     def append(self, lookup: Lookup) -> None:
         super().append(lookup)
         self._rows.append(lookup.rows)
+
+
+def _of_all(table: FusedEmbedding, lookup: Lookup) -> Lookup:
+    """What all ranks have looked up where this one has made a lookup; the same on each of them, to the bit."""
+    grad = lookup.rows.grad
+    assert grad is not None
+    runs = Runs.of(all_rows(lookup.index))
+    rows = table.weight.detach().index_select(0, runs.index).requires_grad_()
+    rows.grad = runs.sums(all_rows(grad)).div_(ranks())
+    return Lookup(runs.index, rows, of_all=True)
 
 
 def _joined(table: FusedEmbedding, lookups: Sequence[Lookup]) -> tuple[Lookup, Tensor]:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from trilab.collectives import summed
 from trilab.data.vision.spec import ImageSpec
 from trilab.errors import ConfigError
 from trilab.models.module import Module, OptimizerFactory
@@ -124,7 +125,7 @@ class Classifier(Module):
         self._sums += torch.stack([loss, hits, hits.new_tensor(len(labels))])
 
     def _report(self, split: str) -> None:
-        loss, hits, images = self._sums.tolist()  # the one synchronisation of an evaluation
+        loss, hits, images = summed(self._sums).tolist()  # the one synchronisation of an evaluation
         self.report({f"{split}/loss": loss / images, f"{split}/accuracy": hits / images})
 
     def on_validation_epoch_start(self) -> None:

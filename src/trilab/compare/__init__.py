@@ -1,0 +1,1 @@
+"""Runs held against each other, from MLflow alone: tables, verdicts in words, plots, pages."""
