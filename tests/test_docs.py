@@ -5,6 +5,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
@@ -16,6 +17,16 @@ from trilab.config.catalog import GROUPS, catalog
 ROOT = Path(__file__).parents[1]
 GUIDE = (ROOT / "docs" / "guide" / "extending.md").read_text()
 COMMANDS = re.findall(r"^    (trilab train .*)$", GUIDE, re.M)
+PAPERS = (ROOT / "docs" / "papers.md").read_text()
+#: Code and configuration as one text each, without what breaks a citation over two lines.
+SOURCES = {
+    str(path.relative_to(ROOT)): " ".join(re.sub(r"\n *#?:? *", " ", path.read_text()).split())
+    for folder, kind in (("src", "*.py"), ("conf", "*.yaml"))
+    for path in sorted((ROOT / folder).rglob(kind))
+}
+#: `He, Liao & Chua 2017`, `He et al. 2017`, `Jordan 2024`: the first author, and the year.
+CITATION = re.compile(r"\b([A-ZÀ-Þ][\w-]+)(?:, [A-ZÀ-Þ][\w-]+)*(?: et al\.| & [A-ZÀ-Þ][\w-]+)? ((?:19|20)\d\d)\b")
+LINK = re.compile(r"https?://(?:arxiv\.org|doi\.org|papers\.nips\.cc)/(?:[^\s()\"'<>]|\([^\s()]*\))+")
 
 
 @pytest.fixture
@@ -64,3 +75,27 @@ def test_the_site_builds_with_every_option_and_no_broken_link(tmp_path: Path) ->
         page = (tmp_path / "site" / "reference" / "conf" / group / "index.html").read_text()
         missing = [option.name for option in catalog(group) if f'id="{option.name.replace("/", "-")}"' not in page]
         assert not missing
+
+
+def test_every_paper_that_the_code_refers_to_is_among_the_papers() -> None:
+    known = {unquote(link) for link in LINK.findall(PAPERS)}
+    missing = {
+        f"{name}: {link}" for name, text in SOURCES.items() for link in _links(text) if unquote(link) not in known
+    }
+    assert not missing
+    assert len(known) > 40
+
+
+def test_every_citation_by_name_is_among_the_papers() -> None:
+    lines = PAPERS.splitlines()
+    missing = {
+        f"{name}: {author} {year}"
+        for name, text in SOURCES.items()
+        for author, year in CITATION.findall(text)
+        if not any(author in line and year in line for line in lines)
+    }
+    assert not missing
+
+
+def _links(text: str) -> list[str]:
+    return [link.rstrip(".,;:") for link in LINK.findall(text)]
