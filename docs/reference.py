@@ -13,14 +13,16 @@ from trilab.config.catalog import GROUPS, Option, catalog
 
 ROOT = Path(__file__).parents[1]
 CONF, SOURCE, STUDIES = ROOT / "conf", ROOT / "src" / "trilab", ROOT / "experiments"
+#: Those of trilab's own options for Hydra's launchers and sweepers too, which `trilab list` leaves to the guide.
+ALL_GROUPS = (*GROUPS, "hydra/launcher", "hydra/sweeper")
 #: Packages whose modules a person who adds something of their own looks up.
-PACKAGES = ("models", "data", "callbacks", "numerics", "tracking", "serving", "sweeps", "compare")
+PACKAGES = ("models", "data", "callbacks", "numerics", "tracking", "serving", "sweeps", "compare", "distributed")
 _TARGET = re.compile(r"_target_:\s*(trilab(?:\.\w+)+)")
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """Puts the pages into the navigation."""
-    groups = [{group: f"reference/conf/{group}.md"} for group in GROUPS]
+    groups = [{group: f"reference/conf/{group}.md"} for group in ALL_GROUPS]
     modules = [{name: f"reference/api/{name}.md"} for name in packages()]
     root = {"conf/train.yaml": "reference/conf/train.md"}
     studies = [f"studies/{folder.name}/index.md" for folder in study_folders()]
@@ -32,7 +34,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Adds the pages."""
-    pages = {f"reference/conf/{group}.md": group_page(group) for group in GROUPS}
+    pages = {f"reference/conf/{group}.md": group_page(group) for group in ALL_GROUPS}
     pages["reference/conf/train.md"] = root_page()
     pages |= {f"reference/api/{name}.md": package_page(name) for name in packages()}
     for path, content in pages.items():
@@ -52,7 +54,8 @@ def study_folders() -> list[Path]:
 def group_page(group: str) -> str:
     """Every option of a group, as its file states it."""
     options = catalog(group)
-    lines = [f"# {group}", "", f"`{group}=OPTION` chooses one; `{group}.KEY=VALUE` sets a key of it.", ""]
+    node = group.replace("/", ".")
+    lines = [f"# {group}", "", f"`{group}=OPTION` chooses one; `{node}.KEY=VALUE` sets a key of it.", ""]
     lines += ["| option | |", "| --- | --- |"]
     lines += [f"| [`{option.name}`](#{_anchor(option)}) | {_cell(option.description)} |" for option in options]
     for option in options:
