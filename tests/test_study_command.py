@@ -104,7 +104,7 @@ def test_what_is_wrong_gets_one_line(
 @pytest.mark.parametrize(
     ("report", "said"),
     [
-        ("agnts", "Did you mean 'agents'? Allowed: agents, device, precision, recsys"),
+        ("agnts", "Did you mean 'agents'? Allowed: agents, compare, device, precision, recsys"),
         ("no.such.module", "is no kind of study"),
         ("trilab.reports.page", "has no function `read`"),
         (None, "'report' is missing"),

@@ -55,10 +55,22 @@ class Store:
         self.experiment = self.client.create_experiment("studies/made_up", (folder / "artifacts").as_uri())
 
     def run(
-        self, model: str, seed: int, status: str = "FINISHED", label: str = "", factors: str = "", **metrics
+        self,
+        model: str,
+        seed: int,
+        status: str = "FINISHED",
+        label: str = "",
+        factors: str = "",
+        data: str = "movielens_100k",
+        **metrics,
     ) -> str:
         run_id = str(self.client.create_run(self.experiment).info.run_id)
-        tags = {"trilab.model": f"recsys/{model}", "device.name": "A chip", "git.commit": "abc"}
+        tags = {
+            "trilab.model": f"recsys/{model}",
+            "trilab.data": f"recsys/{data}",
+            "device.name": "A chip",
+            "git.commit": "abc",
+        }
         tags |= {"trilab.experiment": f"recsys/{model}_movielens_100k"} | ({"study_label": label} if label else {})
         params = {"seed": str(seed)} | ({"model.network.factors": factors} if factors else {})
         values = {f"test/{name}": value for name, value in metrics.items()} if metrics else {"val/mrr": 0.1}
@@ -168,6 +180,38 @@ def test_the_report_writes_its_files_and_only_its_block(store: Store, tmp_path: 
     assert [rows[0][name] for name in ("model", "factors", "seed", "hit_rate_10")] == ["neumf", "8", "1", "0.69"]
     report(folder, uri(tmp_path))
     assert (folder / "README.md").read_text() == readme
+
+
+def test_each_data_set_has_tables_of_its_own_metrics_and_a_baseline_that_was_run_on_it(
+    store: Store, tmp_path: Path
+) -> None:
+    for seed in (0, 1):
+        store.run("fm", seed, data="movielens_100k", hit_rate_10=0.6 + seed / 10, mrr=0.3)
+        store.run("mf", seed, data="movielens_100k", hit_rate_10=0.5 + seed / 10, mrr=0.2)
+        store.run("dlrm", seed, data="synthetic", auc=0.86 + seed / 100)
+        store.run("fm", seed, data="synthetic", auc=0.87 + seed / 100)
+    runs = [[f"experiment=recsys/{name}_movielens_100k"] for name in ("mf", "fm", "dlrm")]
+    folder = write(tmp_path, {**STUDY, "metrics": ["hit_rate_10", "auc"], "runs": runs})
+    written = {path.name for path in report(folder, uri(tmp_path))}
+    assert {"metrics_movielens_100k.png", "metrics_synthetic.png"} <= written
+    table = (folder / "results" / "table.md").read_text()
+    assert "nan" not in table
+    ranked, against_mf, clicked, against_fm = table.strip().split("\n\n")
+    assert ranked.startswith("| data | model | seeds | hit_rate_10, mean")
+    assert "auc" not in ranked
+    assert [line.split(" | ")[1] for line in clicked.splitlines()[2:]] == ["fm", "dlrm"]  # as the study has them
+    assert "| movielens_100k | fm | 2 | +0.1000 [+0.1000, +0.1000] |" in against_mf
+    assert "auc less fm's" in against_fm
+    assert "| synthetic | dlrm | 2 | -0.0100 [-0.0100, -0.0100] |" in against_fm
+    rows = list(csv.DictReader((folder / "results" / "table.csv").open()))
+    assert [row["auc"] for row in rows if row["data"] == "movielens_100k"] == [""] * 4
+
+
+def test_published_results_are_of_one_data_set(store: Store, tmp_path: Path) -> None:
+    store.run("neumf", 1, factors="8", hit_rate_10=0.69)
+    store.run("neumf", 1, factors="8", data="movielens_1m", hit_rate_10=0.69)
+    with pytest.raises(UserError, match="does not say of which data set"):
+        report(write(tmp_path, NCF), uri(tmp_path))
 
 
 def test_what_is_missing_is_said(store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

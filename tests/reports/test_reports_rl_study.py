@@ -122,6 +122,13 @@ def test_lone_runs_and_children_count_and_nothing_else(store: Store) -> None:
     assert agents[0].threshold == 475.0
 
 
+def test_one_model_under_several_labels_makes_several_rows(store: Store) -> None:
+    store.agent("dqn", 0, 100.0)
+    store.agent("dqn", 0, 200.0, study_label="dqn + 3 steps")
+    found = grouped(collect(store.client, "studies/made_up"), ["dqn", "dqn + 3 steps"])["CartPole-v1"]
+    assert {model: agents[0].test_return for model, agents in found.items()} == {"dqn": 100.0, "dqn + 3 steps": 200.0}
+
+
 def test_of_two_runs_of_one_agent_the_later_counts(store: Store) -> None:
     store.agent("dqn", 0, 100.0)
     store.agent("dqn", 0, 200.0)

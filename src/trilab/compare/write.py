@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from mlflow import MlflowClient
 
@@ -57,8 +58,7 @@ def write(client: MlflowClient, comparison: Comparison, command: str, folder: Pa
     for stale in [*folder.glob("*scores.png"), *folder.glob("*curves_over_*.png"), *folder.glob("*speed_and_*.png")]:
         stale.unlink()
     plots = draw(client, comparison, folder)
-    facts = machine(client, [_Run.of(sample) for sample in comparison.samples], "runs", [])
-    facts["torch"] = facts["torch"] or "unknown"
+    facts = machine_of(client, comparison.samples)
     made = Made(
         command=redacted(command),
         store=redacted(client.tracking_uri),
@@ -77,6 +77,13 @@ def write(client: MlflowClient, comparison: Comparison, command: str, folder: Pa
         part.write_text(text, encoding="utf-8")
         part.replace(folder / name)
     return [folder / name for name in (*texts, *(name for name, _ in plots))]
+
+
+def machine_of(client: MlflowClient, samples: Sequence[Sample]) -> dict[str, Any]:
+    """Where, when and with what the samples were made."""
+    facts = machine(client, [_Run.of(sample) for sample in samples], "runs", [])
+    facts["torch"] = facts["torch"] or "unknown"
+    return facts
 
 
 def log(client: MlflowClient, run_id: str, comparison: Comparison, files: Sequence[Path]) -> None:

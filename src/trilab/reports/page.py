@@ -70,20 +70,25 @@ def require_store(uri: str) -> None:
 
 
 def publish(
-    folder: Path, tables: Sequence[Rows], table_csv: str, facts: Mapping[str, Any], plots: Sequence[str], last_line: str
+    folder: Path,
+    parts: Sequence[Rows | str],
+    table_csv: str,
+    facts: Mapping[str, Any],
+    plots: Sequence[str],
+    last_line: str,
 ) -> list[Path]:
     """Writes what was found into the study's folder, and returns the files.
 
     Args:
         folder: of the study.
-        tables: for table.md and the README.
+        parts: tables, and texts in Markdown, for table.md and the README.
         table_csv: content of table.csv.
         facts: for machine.json.
         plots: names of the plots that are in `results` already.
         last_line: where, when and with what it was made.
     """
     results, readme = folder / "results", folder / "README.md"
-    table = "\n".join(markdown(rows) for rows in tables if rows)
+    table = "\n".join(f"{part}\n" if isinstance(part, str) else markdown(part) for part in parts if part)
     texts = {"table.md": table, "table.csv": table_csv, "machine.json": json.dumps(facts, indent=2) + "\n"}
     for name, text in texts.items():
         (results / name).write_text(text)

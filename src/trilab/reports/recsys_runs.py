@@ -28,6 +28,7 @@ class Result:
         fit_s: seconds of the whole fit, likewise.
         tags: of the run.
         started: when, in seconds since 1970.
+        data: option of the data set.
     """
 
     run_id: str
@@ -38,25 +39,26 @@ class Result:
     fit_s: float | None
     tags: Mapping[str, str] = field(repr=False)
     started: float = 0.0
+    data: str = ""
 
 
 Groups = Mapping[Row, Sequence[Result]]
 
 
 def collect(client: MlflowClient, study: Study) -> list[Result]:
-    """All finished runs of a study with a test; of two of one row and seed, the later.
+    """All finished runs of a study with a test; of two of one data set, row and seed, the later.
 
     Raises:
         UserError: there are none, or they have not logged what the study is to show.
     """
     experiment = client.get_experiment_by_name(study.name)
     runs = all_runs(client, experiment.experiment_id) if experiment is not None else []
-    latest: dict[tuple[Row, int], Result] = {}
+    latest: dict[tuple[str, Row, int], Result] = {}
     for run in sorted(runs, key=lambda run: run.info.start_time):
         tested = any(name.startswith("test/") for name in run.data.metrics)
         if run.info.status == "FINISHED" and tested and "trilab.source_run" not in run.data.tags:
             result = _result(run, study.by)
-            latest[result.row, result.seed] = result
+            latest[result.data, result.row, result.seed] = result
     if not latest:
         raise UserError(f"The store holds no finished run with a test in the MLflow experiment '{study.name}'.")
     for metric in study.metrics:
@@ -67,6 +69,14 @@ def collect(client: MlflowClient, study: Study) -> list[Result]:
                 f"There is: {', '.join(known)}."
             )
     return list(latest.values())
+
+
+def by_data(results: Iterable[Result]) -> dict[str, list[Result]]:
+    """Of each data set, in the order in which they were first trained on."""
+    found: dict[str, list[Result]] = {}
+    for result in sorted(results, key=lambda result: result.started):
+        found.setdefault(result.data, []).append(result)
+    return found
 
 
 def grouped(results: Iterable[Result], models: Sequence[str]) -> Groups:
@@ -120,6 +130,7 @@ def _result(run: Run, by: Sequence[str]) -> Result:
         fit_s=metrics.get("perf/fit_s"),
         tags=tags,
         started=run.info.start_time / 1000,
+        data=tags.get("trilab.data", ""),
     )
 
 

@@ -2,19 +2,25 @@
 
 usage: python -m trilab.reports.recsys_study FOLDER [--run] [--jobs N] [--uri URI]
 
-Writes into FOLDER/results: table.md, table.csv (every run), machine.json and the plots; and renews what stands between
-`<!-- results -->` and `<!-- /results -->` in FOLDER/README.md. With --run it first makes those runs of
-FOLDER/study.yaml that the store does not hold as finished with the same configuration, N at once.
+Writes into FOLDER/results: table.md, table.csv (every run), machine.json and the plots, with tables and plots of their
+own for each data set; and renews what stands between `<!-- results -->` and `<!-- /results -->` in FOLDER/README.md.
+With --run it first makes those runs of FOLDER/study.yaml that the store does not hold as finished with the same
+configuration, N at once.
 
 The store is --uri, else $MLFLOW_TRACKING_URI, else ./mlflow.db, as for trilab train.
 """
 
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from trilab.errors import ConfigError
+from trilab.errors import ConfigError, UserError
 from trilab.reports.page import command_line, publish, require_block, require_store
 from trilab.reports.study import Study
+
+if TYPE_CHECKING:
+    from trilab.reports.recsys_runs import Groups
 
 
 def main(argv: list[str]) -> int:
@@ -56,22 +62,38 @@ def report(folder: Path, uri: str, run: bool = False, jobs: int = 1) -> list[Pat
 
     from trilab.reports import recsys_plots, recsys_tables
     from trilab.reports.machine import in_words, machine
-    from trilab.reports.recsys_runs import collect, grouped
+    from trilab.reports.recsys_runs import by_data, collect, grouped
     from trilab.tracking.store import MlflowClient
 
     client = MlflowClient(uri)
     found = collect(client, study)
-    groups = grouped(found, study.models)
     results = folder / "results"
     results.mkdir(exist_ok=True)
-    plots = {
-        "metrics.png": recsys_plots.bars(groups, study, results / "metrics.png"),
-        "curves.png": recsys_plots.curves(groups, study, results / "curves.png"),
-    }
+    parts = {data.rpartition("/")[2]: grouped(own, study.models) for data, own in by_data(found).items()}
+    if len(parts) > 1 and study.published:
+        raise UserError(f"published: does not say of which data set, and the runs are of {', '.join(parts)}.")
+    tables, plots = [], {}
+    for data, groups in parts.items():
+        own = _of_data(study, groups)
+        several = len(parts) > 1
+        named = {"data": data} if several else {}
+        for rows in (recsys_tables.results(groups, own), recsys_tables.comparisons(groups, own)):
+            tables.append([named | row for row in rows])
+        suffix = f"_{data}.png" if several else ".png"
+        plots[f"metrics{suffix}"] = recsys_plots.bars(groups, own, results / f"metrics{suffix}")
+        plots[f"curves{suffix}"] = recsys_plots.curves(groups, own, results / f"curves{suffix}")
     facts = machine(client, found, "runs", [])
-    tables = recsys_tables.results(groups, study), recsys_tables.comparisons(groups, study)
     drawn = [name for name, there in plots.items() if there]
-    return publish(folder, tables, recsys_tables.comma_separated(groups, study), facts, drawn, in_words(facts, "runs"))
+    table_csv = recsys_tables.comma_separated(parts, study)
+    return publish(folder, tables, table_csv, facts, drawn, in_words(facts, "runs"))
+
+
+def _of_data(study: Study, groups: "Groups") -> Study:
+    """The study as one of its data sets has it: metrics that are logged there, and a baseline that is there."""
+    logged = {name for found in groups.values() for result in found for name in result.metrics}
+    models = list(dict.fromkeys(row[0] for row in groups))
+    baseline = study.baseline if study.baseline in models else models[0]
+    return replace(study, metrics=[name for name in study.metrics if name in logged], baseline=baseline)
 
 
 if __name__ == "__main__":

@@ -54,15 +54,25 @@ def comparisons(groups: Groups, study: Study) -> Rows:
     return rows
 
 
-def comma_separated(groups: Groups, study: Study) -> str:
-    """Every run in a row of its own, so that others can compute what they like."""
+def comma_separated(parts: Mapping[str, Groups], study: Study) -> str:
+    """Every run in a row of its own, so that others can compute what they like.
+
+    Args:
+        parts: the groups of each data set.
+        study: names the columns; one for the data set stands before them where there are several.
+    """
+    several = len(parts) > 1
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow([*study.by, "seed", *study.metrics, "train_samples_per_s", "fit_s", "run_id"])
-    for row, found in groups.items():
-        for one in found:
-            own = [one.metrics.get(metric) for metric in study.metrics]
-            writer.writerow([*row, one.seed, *own, one.samples_per_s, one.fit_s, one.run_id])
+    writer.writerow(
+        [*(["data"] if several else []), *study.by, "seed", *study.metrics, "train_samples_per_s", "fit_s", "run_id"]
+    )
+    for data, groups in parts.items():
+        for row, found in groups.items():
+            for one in found:
+                own = [one.metrics.get(metric) for metric in study.metrics]
+                named = [data] if several else []
+                writer.writerow([*named, *row, one.seed, *own, one.samples_per_s, one.fit_s, one.run_id])
     return out.getvalue()
 
 

@@ -13,6 +13,8 @@ from trilab.reports.rl_tables import Groups
 from trilab.reports.style import COLOURS, PANEL, STYLES, save
 from trilab.statistics import bootstrap
 
+#: Lines that a legend inside of a panel has room for.
+_MOST_INSIDE = 6
 #: Draws a level worth comparing with.
 Mark = Callable[[Axes, Mapping[str, Sequence[Agent]]], None]
 
@@ -85,7 +87,11 @@ def _curves(groups: Groups, metric: str, label: str, path: Path, mark: Mark, ord
         axis.set_ylabel(f"{label}\nIQM over seeds, 95% interval")
         axis.xaxis.set_major_formatter(EngFormatter(sep=""))
         axis.grid(alpha=0.3)
-        axis.legend(fontsize="small", framealpha=0.85)
+        if len(order) <= _MOST_INSIDE:
+            axis.legend(fontsize="small", framealpha=0.85)
+    if len(order) > _MOST_INSIDE:  # once for all panels, of the one that has the most lines
+        handles, labels = max((axis.get_legend_handles_labels() for axis in axes[0]), key=lambda found: len(found[0]))
+        figure.legend(handles, labels, loc="outside right center", fontsize="small")
     return save(figure, path)
 
 

@@ -10,6 +10,7 @@ from mlflow.entities import Run
 
 from trilab.errors import UserError
 from trilab.reports.runs import all_runs, artifact_text
+from trilab.reports.study import LABEL_TAG
 from trilab.tracking.store import MlflowClient
 
 #: Metrics whose whole history is wanted, over environment steps.
@@ -24,7 +25,7 @@ class Agent:
     Args:
         run_id: of its own run.
         environment: Gymnasium's id.
-        model: file name of the model's configuration.
+        model: its label in the study, else the file name of the model's configuration.
         seed: its seed.
         test_return: mean return over the test's episodes, best checkpoint.
         threshold: return at which the environment counts as solved; None where it names none.
@@ -85,7 +86,7 @@ def _agent(client: MlflowClient, run: Run, process: Run, agents: int) -> Agent:
     return Agent(
         run_id=run_id,
         environment=data.params["data.env_id"],
-        model=data.tags["trilab.model"].rpartition("/")[2],
+        model=process.data.tags.get(LABEL_TAG) or data.tags["trilab.model"].rpartition("/")[2],
         seed=int(data.params["seed"]),
         test_return=data.metrics["test/return_mean"],
         threshold=None if threshold is None else float(threshold),

@@ -25,6 +25,7 @@ _VARIANTS = Path("outputs") / "studies"
 #: Modules by the short names that `report:` of a study.yaml takes; it may name another module by its dotted name.
 KINDS = {
     "agents": "trilab.reports.rl_study",
+    "compare": "trilab.compare.study",
     "device": "trilab.reports.device_study",
     "precision": "trilab.reports.precision_study",
     "recsys": "trilab.reports.recsys_study",

@@ -58,10 +58,11 @@ class Study:
             override `key={run:NAME}` gets the id of the earlier run of that name, and of the same seed.
         seeds: every run is made once with each; none to leave the seed to the overrides.
         overestimation: of a study of agents: models whose predicted and real values are plotted against each other.
-        metrics: of a study of recommenders: test metrics to show, such as `ndcg_10`, the most important first.
+        metrics: of a study of recommenders: test metrics to show, such as `ndcg_10`, the most important first; of a
+            comparison: the metric, where it is not the goal's.
         by: of a study of recommenders: what tells the rows of its table apart: `model`, and parameters such as
             `model.network.factors`, for which the last part is enough where it is the only one. A second one that is
-            a number is the x axis of the plot.
+            a number is the x axis of the plot. Of a comparison: likewise, as `trilab compare --by`.
         published: of a study of recommenders: others' results, each with the values of `by`, of metrics, and a
             `source`.
         report: what reports on it: `trilab.reports.studies` knows the kinds.
