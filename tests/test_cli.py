@@ -68,6 +68,13 @@ def test_list_names_everything_with_a_line_each(capsys: pytest.CaptureFixture[st
     assert "Did you mean 'optimizer'?" in capsys.readouterr().err
 
 
+def test_list_knows_where_a_sweeps_runs_go(capsys: pytest.CaptureFixture[str]) -> None:
+    assert trilab("list", "hydra/launcher", "hydra/sweeper") == 0
+    shown = capsys.readouterr().out
+    for option in ("launcher=basic", "launcher=joblib", "launcher=slurm", "sweeper=grid", "sweeper=optuna"):
+        assert f"hydra/{option} " in shown
+
+
 def test_doctor_finds_this_machine_fit(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert trilab("doctor") == 0
     shown = capsys.readouterr().out
@@ -82,6 +89,10 @@ def test_doctor_finds_this_machine_fit(workdir: Path, capsys: pytest.CaptureFixt
     ):
         assert row in shown
     assert "The default experiment can run here" in shown
+    assert "a matrix product takes" in shown
+    rows = {line.split()[1]: line for line in shown.splitlines() if " data=" in line}
+    assert "data.root" in rows["data=vision/image_folder"]
+    assert "__init__" not in shown
 
 
 def test_doctor_says_what_is_missing(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from trilab.errors import ConfigError
-from trilab.precision import CountingGradScaler, Precision, ScaledPrecision, runs
+from trilab.precision import CountingGradScaler, Precision, ScaledPrecision, runs, slowdown
 
 
 def _step(scaler: CountingGradScaler, optimizer: torch.optim.Optimizer, weight: nn.Parameter, factor: float) -> None:
@@ -55,13 +55,15 @@ def test_clipping_sees_unscaled_gradients_with_any_optimiser(fused: bool) -> Non
     assert torch.allclose(weight, torch.full((4,), -0.5), atol=1e-4)  # norm 1: 0.5 in each
 
 
-def test_what_each_precision_comes_to_on_a_cpu() -> None:
+def test_what_each_precision_comes_to_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     fp32 = Precision("fp32").on("cpu")
     assert (fp32.name, fp32.warning) == ("fp32", None)
+    monkeypatch.setattr("trilab.precision.slowdown", lambda dtype: 1.1)
     fallen = Precision("16-mixed").on("cpu")
     assert fallen.name == "bf16-mixed"
     assert "bf16-mixed on a CPU" in str(fallen.warning)
     bf16 = Precision("bf16-mixed").on("cpu")
+    assert bf16.warning is None
     with bf16.plugin.forward_context():
         assert nn.Linear(2, 2)(torch.ones(1, 2)).dtype is torch.bfloat16
     forced = Precision("16-mixed", force_fp16_on_cpu=True, init_scale=64.0).on("cpu")
@@ -71,6 +73,18 @@ def test_what_each_precision_comes_to_on_a_cpu() -> None:
     assert forced.plugin.scaler.get_scale() == 64.0
     with pytest.raises(ConfigError, match=r"precision\.strict"):
         Precision("16-mixed", strict=True).on("cpu")
+
+
+def test_a_cpu_without_fast_bfloat16_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trilab.precision.slowdown", lambda dtype: 61.3)
+    said = "This CPU has no instructions for bfloat16: a matrix product takes 61 times as long as in fp32."
+    assert Precision("bf16-mixed").on("cpu").warning == said
+    assert str(Precision("16-mixed").on("cpu").warning).endswith(said)
+    assert Precision("fp32").on("cpu").warning is None
+
+
+def test_products_of_a_type_are_tried() -> None:
+    assert slowdown(torch.bfloat16) > 0
 
 
 def test_precisions_are_tried() -> None:

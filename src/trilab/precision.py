@@ -4,6 +4,7 @@ Micikevicius et al. 2018, Mixed Precision Training (https://arxiv.org/abs/1710.0
 weights and sums in 32, and for float16 a loss scale that keeps small gradients from becoming zero.
 """
 
+import time
 import warnings
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -17,6 +18,9 @@ from torch.optim import Optimizer
 from trilab.errors import ConfigError
 from trilab.ranges import Fraction, PositiveFloat, PositiveInt
 from trilab.runtime import DeviceType, available
+
+#: Rows and columns of the matrices whose product tells how fast a type is; the factor from which that is worth saying.
+_SIDE, _SLOW = 256, 4.0
 
 Name = Literal["fp32", "16-mixed", "bf16-mixed"]
 
@@ -78,12 +82,14 @@ class Precision:
                     "precision.strict=true refuses that. Use precision=bf16-mixed, or precision.force_fp16_on_cpu=true."
                 )
             warning = "16-mixed runs as bf16-mixed on a CPU (float16 is 8 to 70 times slower there)."
-            return EffectivePrecision("bf16-mixed", MixedPrecision("bf16-mixed", device), warning)
+            told = " ".join([warning, *_slow_bfloat16()])
+            return EffectivePrecision("bf16-mixed", MixedPrecision("bf16-mixed", device), told)
         dtype = torch.float16 if self.name == "16-mixed" else torch.bfloat16
         if not runs(device, dtype):
             raise ConfigError(f"precision={self.name}: {device} here cannot compute in {dtype}. Use precision=fp32.")
         if self.name == "bf16-mixed":
-            return EffectivePrecision("bf16-mixed", MixedPrecision("bf16-mixed", device))
+            told = " ".join(_slow_bfloat16()) if device == "cpu" else ""
+            return EffectivePrecision("bf16-mixed", MixedPrecision("bf16-mixed", device), told or None)
         scaler = CountingGradScaler(device, **self._scaler_settings)
         slow = "Real float16 on a CPU is 8 to 70 times slower than fp32." if device == "cpu" else None
         return EffectivePrecision("16-mixed", ScaledPrecision("16-mixed", device, scaler), slow)
@@ -105,6 +111,28 @@ def runs(device: DeviceType, dtype: torch.dtype) -> bool:
         return output.dtype is dtype and bool(torch.isfinite(output).all())
     except (RuntimeError, TypeError, ValueError):
         return False
+
+
+def slowdown(dtype: torch.dtype) -> float:
+    """How many times as long as in fp32 a matrix product takes on the CPU. Tried, not looked up; some milliseconds."""
+    seconds = []
+    for own in (dtype, torch.float32):
+        matrix = torch.ones(_SIDE, _SIDE, dtype=own)
+        torch.mm(matrix, matrix)
+        starts = []
+        for _ in range(3):
+            start = time.perf_counter()
+            torch.mm(matrix, matrix)
+            starts.append(time.perf_counter() - start)
+        seconds.append(min(starts))
+    return seconds[0] / seconds[1]
+
+
+def _slow_bfloat16() -> list[str]:
+    factor = slowdown(torch.bfloat16)
+    if factor < _SLOW:
+        return []
+    return [f"This CPU has no instructions for bfloat16: a matrix product takes {factor:.0f} times as long as in fp32."]
 
 
 class CountingGradScaler(torch.amp.GradScaler):

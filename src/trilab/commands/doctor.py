@@ -87,7 +87,7 @@ def accelerators() -> Iterator[Finding]:
     import torch
     import torchvision
 
-    from trilab.precision import runs
+    from trilab.precision import runs, slowdown
 
     compiled = "with" if torchvision.extension._has_ops() else "without"
     yield Finding("ok", "torchvision operators", f"loads {compiled} its compiled operators (trilab uses none of them)")
@@ -102,11 +102,11 @@ def accelerators() -> Iterator[Finding]:
         for precision, dtype in (("bf16-mixed", torch.bfloat16), ("16-mixed", torch.float16)):
             works = runs(device, dtype)
             seen = "a training step ran" if works else "a training step failed"
-            note = (
-                "runs as bf16-mixed; 8 to 70 times slower if forced"
-                if (device, precision) == ("cpu", "16-mixed")
-                else ""
-            )
+            note = ""
+            if device == "cpu":
+                note = f"a matrix product takes {slowdown(dtype):.2g} times as long as in fp32"
+                if precision == "16-mixed":
+                    note = f"runs as bf16-mixed; where float16 is forced, {note}"
             yield Finding(
                 "ok" if works else "absent",
                 f"  precision={precision}",
@@ -180,6 +180,9 @@ def data_sets(overrides: list[str]) -> Iterator[Finding]:
     """Whether each data option could be used now. Nothing is downloaded."""
     for option in catalog("data"):
         node = option_alone("data", option.name, [o for o in overrides if o.startswith("paths.")])
+        if yours := [key for key, value in node.items() if value == "???"]:
+            yield Finding("absent", f"data={option.name}", option.description, f"give data.{', data.'.join(yours)}")
+            continue
         downloads = "download" in node
         if downloads:
             node["download"] = False

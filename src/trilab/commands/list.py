@@ -2,7 +2,8 @@
 
 usage: trilab list [GROUP ...] [--config-dir DIR]
 
-groups: experiment, model, data, precision, accelerator, optimizer, scheduler, trainer, callbacks, tracking, paths.
+groups: experiment, model, data, precision, accelerator, optimizer, scheduler, trainer, callbacks, tracking, paths,
+hydra/launcher and hydra/sweeper (where the runs of a sweep go, and what chooses them).
 Without a group: experiments, models, data sets, precisions and accelerators. --config-dir adds a folder of your own.
 """
 
@@ -10,11 +11,12 @@ from pathlib import Path
 
 from rich.table import Table
 
-from trilab.config.catalog import GROUPS, catalog
+from trilab.config.catalog import GROUPS, SWEEP_GROUPS, catalog
 from trilab.console import show
 from trilab.errors import ConfigError, nearest
 
 _SHOWN = GROUPS[:5]
+_ALL = (*GROUPS, *SWEEP_GROUPS)
 
 
 def main(argv: list[str]) -> int:
@@ -39,8 +41,8 @@ def _arguments(argv: list[str]) -> tuple[tuple[str, ...], Path | None]:
             config_dir = Path(value or next(arguments, ""))
             if not config_dir.is_dir():
                 raise ConfigError(f"--config-dir {config_dir}: no such folder.")
-        elif argument in GROUPS:
+        elif argument in _ALL:
             groups.append(argument)
         else:
-            raise ConfigError(f"list: no group '{argument}'.{nearest(argument, GROUPS)} Allowed: {', '.join(GROUPS)}.")
+            raise ConfigError(f"list: no group '{argument}'.{nearest(argument, _ALL)} Allowed: {', '.join(_ALL)}.")
     return tuple(groups) or _SHOWN, config_dir

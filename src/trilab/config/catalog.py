@@ -21,6 +21,10 @@ GROUPS = (
     "tracking",
     "paths",
 )
+#: Those of Hydra's own, of a sweep.
+SWEEP_GROUPS = ("hydra/launcher", "hydra/sweeper")
+#: Hydra's own launcher, which has no file here: a group and an option, with what it is.
+_HYDRAS = ("hydra/launcher", "basic", "One run after the other in this process, which loads its packages once")
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,7 @@ class Option:
 
 def catalog(group: str, config_dir: Path | None = None) -> list[Option]:
     """The options of a group, those in its folders included, sorted by name; a user's own folder adds to them."""
-    found: dict[str, Option] = {}
+    found: dict[str, Option] = {"basic": Option(*_HYDRAS)} if group == _HYDRAS[0] else {}
     roots: list[Traversable] = [resources.files(CONFIG_MODULE)]
     if config_dir is not None:
         roots.append(config_dir)

@@ -149,7 +149,7 @@ def test_resumed_equals_never_stopped(tmp_path, step, schedule):
 
 @pytest.mark.slow
 @pytest.mark.realdata
-def test_mnist_in_one_epoch_of_bfloat16():
+def test_mnist_in_three_hundred_steps():
     root = os.environ.get("TRILAB_DATA_DIR")
     if not root:
         pytest.skip("TRILAB_DATA_DIR is not set")
@@ -158,7 +158,7 @@ def test_mnist_in_one_epoch_of_bfloat16():
     data = TorchvisionImages("mnist", root, False, 64, 2000, 5000, [0.1307], [0.3081], seed=1)
     data.setup("fit")
     model = classifier(data.spec, MnistCNN, schedule=Linear(warmup=0.1))
-    loop = trainer(max_epochs=1, precision="bf16-mixed")
+    loop = trainer(max_epochs=1, limit_train_batches=300)
     loop.fit(model, datamodule=data)
     loop.test(model, datamodule=data, verbose=False)
-    assert loop.callback_metrics["test/accuracy"] >= 0.97
+    assert loop.callback_metrics["test/accuracy"] >= 0.95
