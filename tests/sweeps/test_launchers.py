@@ -24,7 +24,13 @@ from trilab.errors import ConfigError
 from trilab.sweeps.dispatch import dispatch
 from trilab.sweeps.worker import Ended
 
-RUN = ["experiment=recsys/deepfm_synthetic", *FEW_STEPS, *SMALL["recsys"], "tracking.system_metrics=false"]
+RUN = [
+    "experiment=recsys/deepfm_synthetic",
+    *FEW_STEPS,
+    *SMALL["recsys"],
+    "tracking.system_metrics=false",
+    "sweep.compare=false",
+]
 #: Two of the four are refused by Lightning when they are about to train.
 SWEEP = ["-m", *RUN, "seed=1,2", "trainer.val_check_interval=1,100000"]
 #: Minutes, if nobody stops it.
@@ -278,6 +284,30 @@ def test_a_launcher_that_cannot_be_is_refused_before_anything_starts(
         preflight(["seed=1,2", *overrides], None, multirun=True)
     assert said in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("launcher", "here"),
+    [
+        (["hydra/launcher=slurm"], False),
+        (["hydra/launcher=ray", "hydra.launcher.address=head:6379"], False),
+        (["hydra/launcher=ray"], True),
+        (["hydra/launcher=joblib"], True),
+        ([], True),
+    ],
+)
+def test_the_devices_of_other_machines_are_theirs_to_check(
+    launcher: list[str], here: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trilab.config.launcher.find_spec", lambda name: object())
+    monkeypatch.setattr("trilab.config.launcher.which", lambda name: name)
+    monkeypatch.setattr("trilab.runtime.available", lambda: ("cpu",))
+    overrides = ["seed=1,2", "experiment=vision/mnist_cnn", "accelerator=cuda", *launcher]
+    if not here:
+        assert preflight(overrides, None, multirun=True).runs == 2
+        return
+    with pytest.raises(ConfigError, match="accelerator=cuda: this machine has none"):
+        preflight(overrides, None, multirun=True)
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ RECSYS = [
     *SMALL["recsys"],
     "tracking.system_metrics=false",
     "accelerator.threads=1",
+    "sweep.compare=false",
 ]
 
 
@@ -38,7 +39,9 @@ def family(found: list[Run]) -> tuple[Run, list[Run]]:
 
 
 def folders(workdir: Path, name: str) -> list[str]:
-    return sorted(entry.name for entry in (workdir / "outputs" / "sweeps" / name).iterdir())
+    """Of its runs; the comparison has one of its own."""
+    found = sorted(entry.name for entry in (workdir / "outputs" / "sweeps" / name).iterdir())
+    return [name for name in found if name != "compare"]
 
 
 def history(run: Run, metric: str) -> list[float]:
@@ -49,7 +52,7 @@ def history(run: Run, metric: str) -> list[float]:
 def test_a_sweep_is_a_run_with_its_runs_nested_under_it(
     runs: Runs, workdir: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    swept = ["optimizer.lr=1e-3,1e-1", "sweep.name=lr"]
+    swept = ["optimizer.lr=1e-3,1e-1", "sweep.name=lr", "sweep.compare=true"]
     assert trilab("train", "-m", *RECSYS, *swept, "trainer.max_epochs=2") == 0
     parent, children = family(runs())
     assert [run.info.run_name for run in children] == ["optimizer.lr=0.001", "optimizer.lr=0.1"]
@@ -74,6 +77,21 @@ def test_a_sweep_is_a_run_with_its_runs_nested_under_it(
     assert re.search(r"s · 1 left, best optimizer\.lr=0\.001 \(val/auc .*\), about .* left \(\d\d:\d\d\)$", lines[0])
     assert not set("\x1b\r") & set(shown.err + shown.out)
     assert "HYDRA" not in shown.err + shown.out
+    # The comparison that it ends with.
+    client, page = MlflowClient(f"sqlite:///{workdir}/mlflow.db"), workdir / "outputs/sweeps/lr/compare/compare.html"
+    assert f"compared: {page.relative_to(workdir)}" in shown.out
+    assert page.is_file()
+    assert "compare/compare.html" in {item.path for item in client.list_artifacts(parent.info.run_id, "compare")}
+    assert "too few seeds to tell" in client.get_run(parent.info.run_id).data.tags["mlflow.note.content"]
+
+
+def test_a_sweep_of_one_finished_run_or_without_comparison_is_not_compared(
+    workdir: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert trilab("train", "-m", *RECSYS, "seed=1", "sweep.name=one", "sweep.compare=true") == 0
+    assert trilab("train", "-m", *RECSYS, "seed=1,2", "sweep.name=quiet") == 0
+    assert "compared" not in capfd.readouterr().out
+    assert not list((workdir / "outputs" / "sweeps").glob("*/compare"))
 
 
 def test_under_its_name_a_sweep_goes_on_with_what_is_new(

@@ -56,7 +56,7 @@ from trilab.tracking.settings import Tracking
 #: The MLflow experiment of sweeps over several experiments.
 _SEVERAL = "sweeps"
 #: Overrides that say where a run belongs, not what it is.
-_OF_THE_SWEEP = ("sweep.name", "sweep.metric", "sweep.mode", "tracking.experiment_name")
+_OF_THE_SWEEP = ("sweep.name", "sweep.metric", "sweep.mode", "sweep.compare", "tracking.experiment_name")
 _LONGEST_TITLE = 100
 
 
@@ -127,9 +127,14 @@ def _sweep(argv: list[str], flags: argparse.Namespace, checked: Checked) -> None
     swept = " ".join(f"{key}={','.join(values) or '?'}" for key, values in checked.swept.items())
     title = config.sweep.name or textwrap.shorten(f"sweep {swept}", _LONGEST_TITLE, placeholder=" ...")
     folder = Path(config.paths.outputs) / "sweeps" / name
-    with open_sweep(settings, name, title, tags, folder, flags.config_dir, checked, added) as sweep:
-        given = argv[: len(argv) - len(flags.overrides)]
-        _hydra([*given, *checked.first, *added, sweep.place.as_override()])
+    sweep = None
+    try:
+        with open_sweep(settings, name, title, tags, folder, flags.config_dir, checked, added) as sweep:
+            given = argv[: len(argv) - len(flags.overrides)]
+            _hydra([*given, *checked.first, *added, sweep.place.as_override()])
+    finally:  # where runs failed, of the others
+        if config.sweep.compare and sweep is not None and interruption() is None:
+            sweep.compare()
 
 
 def _hydra(argv: list[str]) -> None:

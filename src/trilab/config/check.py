@@ -31,6 +31,7 @@ _SWEEP: dict[str, Any] = {
     "name": Annotated[str, StringConstraints(pattern=r"^[\w.-]+$")] | None,
     "metric": str | list[str] | None,
     "mode": _MODE | list[_MODE | None] | None,
+    "compare": bool,
 }
 _PATHS: dict[str, Any] = {"data": str, "outputs": str}
 _GROUPS = ("data", "model", "optimizer", "scheduler", "trainer", "callbacks", "accelerator", "precision", "tracking")

@@ -37,13 +37,13 @@ def compose(overrides: Sequence[str] = (), config_dir: str | Path | None = None)
     Raises:
         ConfigError: one line that says what is wrong, what is allowed and the nearest match.
     """
-    return compose_with_sweeper(overrides, config_dir)[0]
+    return compose_with_hydra(overrides, config_dir)[0]
 
 
-def compose_with_sweeper(
+def compose_with_hydra(
     overrides: Sequence[str] = (), config_dir: str | Path | None = None
-) -> tuple[DictConfig, dict[str, Any]]:
-    """The same, and what Hydra's own part says of the sweeper (`hydra.sweeper`), which is not checked here."""
+) -> tuple[DictConfig, dict[str, Any], dict[str, Any]]:
+    """The same, and Hydra's own part: the sweeper (`hydra.sweeper`), which is not checked here, and the launcher."""
     config, choices, hydra = _compose(overrides, config_dir)
     check_choices(choices)
     try:
@@ -53,7 +53,7 @@ def compose_with_sweeper(
     launcher: Any = OmegaConf.to_container(hydra.launcher, resolve=True)
     check_launcher(choices.get("hydra/launcher", ""), launcher)
     sweeper: Any = OmegaConf.to_container(hydra.sweeper, resolve=True)
-    return config, {"name": choices.get("hydra/sweeper", ""), **sweeper}
+    return config, {"name": choices.get("hydra/sweeper", ""), **sweeper}, launcher
 
 
 def compose_unchecked(

@@ -21,6 +21,12 @@ _NEEDS = {
 }
 
 
+def is_elsewhere(launcher: Mapping[str, Any]) -> bool:
+    """Whether runs go to other machines than this one, whose devices nothing here can tell of."""
+    kind = str(launcher.get("_target_")).rpartition(".")[2]
+    return kind == "Slurm" or (kind == "Ray" and bool(launcher.get("address")))
+
+
 def check_launcher(name: str, launcher: Mapping[str, Any]) -> None:
     """Checks `hydra.launcher`.
 

@@ -12,8 +12,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from trilab.config.catalog import GROUPS
 from trilab.config.check import check
-from trilab.config.compose import compose, compose_with_sweeper, set_value
+from trilab.config.compose import compose, compose_with_hydra, set_value
 from trilab.config.job import build
+from trilab.config.launcher import is_elsewhere
 from trilab.config.objective import Objectives, objectives_of
 from trilab.config.space import Choice, Dimension, Interval, Space, space_of
 from trilab.config.sweeper import check_sweeper
@@ -21,7 +22,15 @@ from trilab.errors import ConfigError
 from trilab.runtime import prepare_imports
 
 #: What all runs of a sweep have in common.
-_NEVER_SWEPT = ("sweep.name", "sweep.metric", "sweep.mode", "tracking.uri", "tracking.experiment_name", "paths.outputs")
+_NEVER_SWEPT = (
+    "sweep.name",
+    "sweep.metric",
+    "sweep.mode",
+    "sweep.compare",
+    "tracking.uri",
+    "tracking.experiment_name",
+    "paths.outputs",
+)
 #: What Hydra's own keys begin with.
 _HYDRA = ("hydra/", "hydra.")
 #: Longest range of which every value is checked.
@@ -70,7 +79,8 @@ def preflight(overrides: Sequence[str], config_dir: str | None, multirun: bool) 
         return Checked(config)
     space = space_of(overrides, config_dir)
     _refuse_fixed(space)
-    base, sweeper = compose_with_sweeper(_first(space), config_dir)
+    base, sweeper, launcher = compose_with_hydra(_first(space), config_dir)
+    here = not is_elsewhere(launcher)
     if sweeper.get("params"):  # what a configuration sweeps; the command line comes after it
         params = as_overrides(sweeper["params"])
         space = space_of([*params, *overrides], config_dir)
@@ -78,7 +88,7 @@ def preflight(overrides: Sequence[str], config_dir: str | None, multirun: bool) 
         base = compose(_first(space), config_dir)
     objectives = objectives_of(OmegaConf.to_container(base))  # type: ignore[arg-type]
     runs = check_sweeper(sweeper, space, objectives)
-    _machine(base)
+    _machine(base, here)
     names = [base.tracking.experiment_name]
     for key, dimension in space.dimensions.items():
         group = key.lstrip("+").partition("@")[0]
@@ -87,10 +97,10 @@ def preflight(overrides: Sequence[str], config_dir: str | None, multirun: bool) 
         for text in _to_check(dimension):
             if group in GROUPS:
                 config = compose(_first(space, {key: text}), config_dir)
-                _machine(config)
+                _machine(config, here)
                 names.append(config.tracking.experiment_name)
             else:
-                _machine(_with_value(base, key, text, dimension))
+                _machine(_with_value(base, key, text, dimension), here)
     swept = {key.lstrip("+"): _shown(dimension) for key, dimension in space.dimensions.items()}
     of_runs = Space({key: part for key, part in space.parts.items() if not key.lstrip("+~").startswith(_HYDRA)})
     return Checked(base, swept, sorted(set(names)), runs or 1, _first(space), of_runs, sweeper, objectives)
@@ -151,11 +161,18 @@ def _with_value(base: DictConfig, key: str, text: str, dimension: Dimension) -> 
     return config
 
 
-def _machine(config: DictConfig) -> None:
-    """Checks what only this machine can tell, and imports torch only where a setting depends on it."""
+def _machine(config: DictConfig, here: bool = True) -> None:
+    """Checks what only this machine can tell, and imports torch only where a setting depends on it.
+
+    Args:
+        config: of a run.
+        here: the run will be on this machine; on another one it finds out itself which devices there are.
+    """
     if config.resume is not None and not Path(config.resume).is_file():
         raise ConfigError(f"resume={config.resume}: there is no such file.")
     build(config.tracking)
+    if not here:
+        return
     accelerator, precision = config.accelerator, config.precision
     if accelerator.name in ("cuda", "mps"):
         build(accelerator).device()

@@ -139,6 +139,13 @@ class Sweep:
                 lines.append(f"{outcome.name}: {outcome.shown}")
         return lines
 
+    def compare(self) -> None:
+        """Holds the runs against each other, where several have finished, once its own run has ended."""
+        if sum(outcome.status == "FINISHED" for outcome in self.outcomes()) > 1:
+            from trilab.compare.sweep import compare_sweep
+
+            compare_sweep(self.run.client, self.run.id, self.folder / "compare")
+
     def note(self) -> None:
         """Brings the counts and the best run so far up to date in the store."""
         outcomes = self.outcomes()

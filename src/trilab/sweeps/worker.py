@@ -119,7 +119,7 @@ def prepare_process(job: WorkerJob) -> None:
     JobRuntime.instance().set("name", job.config.hydra.job.name)
     if "SUBMITIT_EXECUTOR" in os.environ:
         # What Slurm sends before a run's time is over. submitit would have the job queued again, or fail; trilab ends
-        # the run as KILLED, and the sweep, launched again, goes on with it.
+        # the run as KILLED, and the sweep, launched again, makes it anew.
         for signum in (signal.SIGUSR1, signal.SIGUSR2):
             signal.signal(signum, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
 
