@@ -9,6 +9,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt
 ARGS ?=
+# Processes that share the tests; more than the cores make each other wait.
+TEST_JOBS ?= 2
 
 .PHONY: help train test check format clean
 .DEFAULT_GOAL := help
@@ -42,7 +44,7 @@ check:
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/pytest -m ''
+	$(BIN)/pytest -m '' -n $(TEST_JOBS) --dist loadfile
 
 format:
 	$(BIN)/ruff check --fix
