@@ -129,3 +129,24 @@ def test_every_experiment_s_model_can_be_exported(experiment: str, workdir: Path
         inputs = tuple(tensor[:1].repeat(rows, *[1] * (tensor.dim() - 1)) for tensor in example)
         with torch.inference_mode():
             torch.testing.assert_close(graph(*inputs), program(*inputs), rtol=1e-5, atol=1e-6)
+
+
+class Convolution(nn.Module):
+    """Its weights laid out as a run on images lays them out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(16, 2))
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.layers(images)
+
+
+def test_weights_in_channels_last_are_saved_whole_and_without_a_warning(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    program, images = Convolution(), torch.randn(2, 3, 4, 4)
+    save_graph(program, (images,), tmp_path / "model.pt2")
+    assert not [warning for warning in recwarn if "complete tensor" in str(warning.message)]
+    assert torch.equal(load_graph(tmp_path / "model.pt2", "cpu")(images), program(images))

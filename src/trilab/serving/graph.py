@@ -9,6 +9,7 @@ import io
 import json
 import pickle
 import re
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,10 @@ def save_graph(program: nn.Module, example: tuple[Tensor, ...], path: Path) -> N
         first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise UserError(f"torch.export cannot make a graph of the model: {first[:300]}") from error
     exported.example_inputs = None  # they would be pickled
-    torch.export.save(exported, path)
+    with warnings.catch_warnings():
+        # Weights whose memory is laid out as channels_last are a group without a whole one to it; they are saved whole.
+        warnings.filterwarnings("ignore", message="No complete tensor found in the group")
+        torch.export.save(exported, path)
 
 
 def load_graph(path: Path, device: str) -> nn.Module:
