@@ -115,7 +115,7 @@ def train(
                 seed=each.config["seed"],
                 precision=precision.name,
                 accelerator=f"{device} ({runtime_tags['device.name']})",
-                goal=dict(config["goal"]),
+                goal=job.goal,
                 run_id=opened.id,
                 store=run.where,
                 warnings=[precision.warning] if precision.warning else [],

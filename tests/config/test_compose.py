@@ -9,7 +9,7 @@ import yaml
 
 from trilab.config.catalog import GROUPS, Option, catalog
 from trilab.config.check import SUPPLIED
-from trilab.config.compose import compose
+from trilab.config.compose import compose, compose_unchecked
 from trilab.config.job import Job
 from trilab.config.preflight import preflight
 from trilab.config.signatures import signature
@@ -217,3 +217,19 @@ def test_the_hash_names_what_is_computed() -> None:
 
     assert hash_of() == hash_of("tracking.run_name=other", "paths.outputs=elsewhere")
     assert len({hash_of(), hash_of("seed=2"), hash_of("optimizer.lr=0.5"), hash_of("precision=bf16-mixed")}) == 4
+
+
+@pytest.mark.parametrize(
+    ("overrides", "threshold"),
+    [
+        (["experiment=vision/mnist_cnn"], 0.99),
+        (["experiment=vision/mnist_cnn", "model=vision/mlp", "data.batch_size=32"], 0.99),
+        (["experiment=vision/mnist_cnn", "data=vision/fashion_mnist"], None),  # what is good there is another figure
+        (["experiment=vision/mnist_cnn", "data=vision/fashion_mnist", "goal.threshold=0.9"], 0.9),
+        (["experiment=recsys/deepfm_criteo", "data=recsys/synthetic"], None),
+    ],
+)
+def test_a_goal_is_of_the_experiments_own_data(overrides: list[str], threshold: float | None) -> None:
+    goal = Job.of(*compose_unchecked(overrides), overrides).goal
+    assert goal["threshold"] == threshold
+    assert (goal["source"] is None) == any(text.startswith("data=") for text in overrides)

@@ -1,5 +1,6 @@
 """Every option of every group, with the line that describes it: the first comment of its file."""
 
+import re
 from dataclasses import dataclass
 from importlib import resources
 from importlib.resources.abc import Traversable
@@ -59,6 +60,13 @@ def experiments_with(group: str, option: str) -> list[str]:
         for experiment in catalog("experiment")
         if line in folder.joinpath(f"{experiment.name}.yaml").read_text(encoding="utf-8")
     ]
+
+
+def own_data(experiment: str) -> str | None:
+    """The data that an experiment's file chooses; None of an experiment that is not trilab's."""
+    file = resources.files(CONFIG_MODULE).joinpath("experiment", f"{experiment}.yaml")
+    found = re.search(r"override /data: (\S+)", file.read_text(encoding="utf-8")) if file.is_file() else None
+    return found[1] if found else None
 
 
 def describe(text: str) -> str:

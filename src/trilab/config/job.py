@@ -9,6 +9,7 @@ from typing import Any
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from trilab.config.catalog import own_data
 from trilab.tracking.secrets import redacted, without_secrets
 
 #: Parts that say where a run is kept, not what it computes.
@@ -70,6 +71,16 @@ class Job:
             if as_before:
                 what[part] = {key: value for key, value in what[part].items() if key not in as_before}
         return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:12]
+
+    @property
+    def goal(self) -> dict[str, Any]:
+        """What it is judged by. A threshold is a figure of the experiment's own data, and says nothing of others."""
+        goal = dict(self.config["goal"])
+        own = own_data(self.choices.get("experiment", ""))
+        if own not in (None, self.choices["data"]):
+            given = {text.partition("=")[0].lstrip("+") for text in self.overrides}
+            goal |= {key: None for key in ("threshold", "source") if f"goal.{key}" not in given}
+        return goal
 
     @property
     def public(self) -> "Job":

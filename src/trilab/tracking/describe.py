@@ -44,7 +44,7 @@ def beginning(job: Job, tags: Mapping[str, str], run_id: str) -> str:
         + (f"seed {config['seed']}" if seeds is None else f"seeds {', '.join(map(str, seeds))}, trained as one batch"),
         f"- **Data** `{choices['data']}`" + (f": {data}" if data else ""),
         f"- **Computed** in {precision} on {device}",
-        *([f"- **Goal** {goal_of(config['goal'])}"] if config["goal"]["threshold"] is not None else []),
+        *([f"- **Goal** {goal_of(job.goal)}"] if job.goal["threshold"] is not None else []),
         "",
         *_again(config, tags, run_id),
     ]
