@@ -287,7 +287,7 @@ def test_a_metric_that_the_store_refuses_is_set_aside_and_the_rest_is_there(
     server: Server, spool: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     for uri in (server.uri, server.database):
-        with open_run(settings(uri), "r", {}) as run:
+        with open_run(settings(uri, wait_s=60), "r", {}) as run:
             run.outbox.metrics({"good": 1.0, "bad?name": 2.0}, 1)
             run.outbox.metrics({"good": 2.0}, 2)
         found = MlflowClient(server.database).get_run(run.id)
@@ -357,7 +357,7 @@ def test_artifacts_that_cannot_be_uploaded_hold_nothing_else_up(
 
 def test_non_finite_metrics_are_what_they_are_and_raise_a_tag(server: Server) -> None:
     for uri in (server.uri, server.database):
-        with open_run(settings(uri), "r", {}) as run:
+        with open_run(settings(uri, wait_s=60), "r", {}) as run:
             run.outbox.metrics({"x": 1e308, "y": 1e308}, 1)  # their sum is infinite, and they are not
             assert run.flush()
             assert "trilab.non_finite" not in MlflowClient(server.database).get_run(run.id).data.tags
@@ -379,7 +379,7 @@ def _child(run: Run) -> None:
 
 def test_the_child_of_a_fork_sends_nothing_and_holds_no_lock(workdir: Path, spool: Path) -> None:
     uri = f"sqlite:///{workdir}/mlflow.db"
-    with open_run(settings(uri), "r", {}) as run:
+    with open_run(settings(uri, wait_s=60), "r", {}) as run:
         log(run, range(5))
         child = multiprocessing.get_context("fork").Process(target=_child, args=(run,))
         child.start()
@@ -391,7 +391,7 @@ def test_the_child_of_a_fork_sends_nothing_and_holds_no_lock(workdir: Path, spoo
 
 def test_many_threads_lose_nothing(workdir: Path) -> None:
     uri = f"sqlite:///{workdir}/mlflow.db"
-    with open_run(settings(uri), "r", {}) as run:
+    with open_run(settings(uri, wait_s=60), "r", {}) as run:
         threads = [
             threading.Thread(target=lambda k=k: [run.outbox.metrics({f"m{k}": s / 3}, s) for s in range(500)])
             for k in range(4)
