@@ -35,7 +35,8 @@ def beginning(job: Job, tags: Mapping[str, str], run_id: str) -> str:
     seeds = config["trainer"].get("seeds")
     requested, effective = tags["precision.requested"], tags["precision.effective"]
     precision = effective if requested == effective else f"{effective} ({requested} was asked for)"
-    device = f"{tags['accelerator.effective']} ({tags['device.name']}), {tags['runtime.threads']} threads"
+    threads = f"{tags['runtime.threads']} thread{'' if tags['runtime.threads'] == '1' else 's'}"
+    device = f"{tags['accelerator.effective']} ({tags['device.name']}), {threads}"
     lines = [
         running(),
         "",

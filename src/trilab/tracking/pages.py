@@ -1,6 +1,7 @@
-"""What MLflow's pages of an experiment show at first: a description, and a view of the runs with columns that matter.
+"""What MLflow's pages of an experiment show at first: a description, and a view of the runs.
 
-A view is MLflow's own "share" of a table's state: a tag of the experiment, and its name in the address of the page.
+The view has the columns that matter, in their order and wide enough to read, and the charts of the result first. It is
+MLflow's own "share" of the state of its page: a tag of the experiment, and its name in the address of the page.
 """
 
 import json
@@ -17,6 +18,12 @@ VIEW = "trilab"
 _VIEW_TAG = f"mlflow.sharedViewState.{VIEW}"
 #: What a run works through, by field; its speed is a metric.
 _WORK = {"rl": "env_steps", "recsys": "train_samples", "vision": "train_samples"}
+#: Columns that every table has, with their widths in pixels: a run's name has the values that a sweep gave it.
+_FIXED = {"attributes.`Run Name`": 260, "runDateAndNestInfo": 140, "duration": 80}
+#: Widths of the others: the shortest in pixels, then what their names take, by character and around them.
+_LEAST, _CHARACTER, _MARGIN = 90, 6.5, 28
+#: Sections of charts, and whether they are open; MLflow's own order is that of the alphabet, with the memory first.
+_SECTIONS = {"val": True, "train": True, "test": True, "perf": True, "precision": False, "memory": False}
 _X_AXES = {"rl": "environment steps", "recsys": "optimiser steps", "vision": "optimiser steps"}
 
 
@@ -30,7 +37,7 @@ def experiment_tags(name: str) -> dict[str, str]:
         # Makes MLflow's pages open on runs and charts rather than on traces of language models.
         "mlflow.experimentKind": "custom_model_development",
         NOTE: _note(name),
-        _VIEW_TAG: json.dumps({"selectedColumns": _columns(name)}),
+        _VIEW_TAG: json.dumps(_view(name)),
     }
 
 
@@ -42,8 +49,9 @@ def runs_page(address: str, experiment_id: str, tags: dict[str, str]) -> str:
         experiment_id: MLflow's.
         tags: of the experiment.
     """
-    view = f"?viewStateShareKey={VIEW}" if _VIEW_TAG in tags else ""
-    return f"{address}/#/experiments/{experiment_id}/runs{view}"
+    # MLflow's pages are those of language models unless they are told otherwise.
+    view = f"viewStateShareKey={VIEW}&" if _VIEW_TAG in tags else ""
+    return f"{address}/#/experiments/{experiment_id}/runs?{view}workflowType=machine_learning"
 
 
 def _note(name: str) -> str:
@@ -65,10 +73,28 @@ def _note(name: str) -> str:
     return "\n".join(lines)
 
 
+def _view(name: str) -> dict[str, Any]:
+    """The state of the page of runs, by MLflow's own names; the charts themselves are left to it."""
+    columns = _columns(name)
+    titles = {column: column.split("`")[1] for column in columns}
+    widths = {column: max(_LEAST, round(_MARGIN + _CHARACTER * len(title))) for column, title in titles.items()}
+    generated = {"isReordered": False, "deleted": False, "isGenerated": True}
+    sections = [{"uuid": name, "name": name, "display": shown, **generated} for name, shown in _SECTIONS.items()]
+    return {
+        "selectedColumns": columns,
+        "columnOrder": [*_FIXED, *columns],
+        "columnWidths": {**_FIXED, **widths},
+        "compareRunCharts": [],
+        "compareRunSections": sections,
+        "isAccordionReordered": True,
+    }
+
+
 def _columns(name: str) -> list[str]:
     """By MLflow's own names of them; those that no run has are left out there."""
     field, goal = name.partition("/")[0], _goal_metric(name)
-    metrics = [f"{split}/{goal}" for split in ("test", "val")] if goal else []
+    # The row of a sweep has the result of the best of its runs.
+    metrics = [f"{split}/{goal}" for split in ("test", "val", "best/test")] if goal else []
     works = [_WORK[field]] if field in _WORK else sorted(set(_WORK.values()))
     metrics += [*(f"perf/{work}_per_s" for work in works), "perf/fit_s", "perf/peak_memory_mb"]
     tags = ["precision.effective", "accelerator.effective"]
@@ -76,8 +102,8 @@ def _columns(name: str) -> list[str]:
         tags = ["trilab.model", "trilab.data", *tags]
     return [
         *(f"metrics.`{metric}`" for metric in metrics),
-        "params.`seed`",
         *(f"tags.`{tag}`" for tag in tags),
+        "params.`seed`",
     ]
 
 
