@@ -152,8 +152,8 @@ def test_a_sweep_names_its_best_first_and_links_its_runs() -> None:
     outcomes = [_outcome(0, 0.5), _outcome(1, 0.75), Outcome(2, "seed=2", "h2", [], "FAILED", shown="it | broke")]
     lines = description("mine", outcomes, outcomes[1], "4").splitlines()
     assert lines[0] == "**Best** seed=1: test/auc 0.75 · 2 of 3 runs finished, 1 failed"
-    assert f"| [seed=1](#/experiments/4/runs/{1:032x}) | test/auc 0.75 | 1,000 train samples/s |" in lines
-    assert "| seed=2 | failed: it \\| broke |  |" in lines
+    assert f"| [seed=1](#/experiments/4/runs/{1:032x}) | &emsp;test/auc 0.75 | &emsp;1,000 train samples/s |" in lines
+    assert "| seed=2 | &emsp;failed: it \\| broke | &emsp; |" in lines
     assert "sweep.name=mine" in lines[-1]
 
 

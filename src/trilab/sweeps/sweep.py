@@ -33,6 +33,8 @@ from trilab.tracking.spool import is_local
 
 #: Longest text of a table's cell, and what stands for the rows that have no room.
 _CELL, _LEFT_OUT = 200, "{} more are in the runs below, and in `sweep.csv`."
+#: Before what is in a table's second column and in those that follow: MLflow's pages leave no room between columns.
+_GAP = "&emsp;"
 _current: ContextVar["Sweep | None"] = ContextVar("sweep", default=None)
 
 
@@ -201,7 +203,7 @@ def description(
     room = LONGEST - sum(len(line) + 1 for line in [*lines, *last, _LEFT_OUT])
     for number, outcome in enumerate(outcomes):
         shown = outcome.shown if outcome.status == "FINISHED" else f"failed: {outcome.shown}"
-        row = f"| {link(outcome)} | {_cell(shown)[:_CELL]} | {_cell(outcome.speed)} |"
+        row = f"| {link(outcome)} | {_GAP}{_cell(shown)[:_CELL]} | {_GAP}{_cell(outcome.speed)} |"
         room -= len(row) + 1
         if room < 0:
             last = ["", _LEFT_OUT.format(len(outcomes) - number), *last]

@@ -19,7 +19,7 @@ _VIEW_TAG = f"mlflow.sharedViewState.{VIEW}"
 #: What a run works through, by field; its speed is a metric.
 _WORK = {"rl": "env_steps", "recsys": "train_samples", "vision": "train_samples"}
 #: Columns that every table has, with their widths in pixels: a run's name has the values that a sweep gave it.
-_FIXED = {"attributes.`Run Name`": 260, "runDateAndNestInfo": 140, "duration": 80}
+_FIXED = {"attributes.`Run Name`": 300, "runDateAndNestInfo": 130, "duration": 80}
 #: Widths of the others: the shortest in pixels, then what their names take, by character and around them.
 _LEAST, _CHARACTER, _MARGIN = 90, 6.5, 28
 #: Sections of charts, and whether they are open; MLflow's own order is that of the alphabet, with the memory first.
