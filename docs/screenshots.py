@@ -101,6 +101,14 @@ def chart(page: "Page", dashboard: Dashboard, store: Store) -> None:
     open_experiment(page, dashboard.pages[AGENT])
     pages.open_sweep(page, DOUBLE, len(own))
     pages.show_charts(page)
+    # The list of the runs has room for their names, once its border is drawn to the right.
+    border = page.locator(".react-resizable").first.bounding_box()
+    assert border is not None
+    x, y = border["x"] + border["width"], border["y"] + border["height"] / 2
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(x + 75, y, steps=10)
+    page.mouse.up()
     pages.chart(page, "val/return_mean", len(own))
 
 

@@ -148,6 +148,8 @@ def test_the_charts_draw_every_point_of_every_run_with_the_result_first(
     pages.show_charts(page)
     sections = page.get_by_test_id("experiment-view-compare-runs-section-header").all_inner_texts()
     assert [text.split()[0] for text in sections][:4] == ["val", "train", "test", "perf"]
+    first = page.get_by_test_id("experiment-view-compare-runs-card").first
+    assert first.inner_text().splitlines()[0] == "val/auc"
     plot = pages.chart(page, "val/auc", lines=len(runs))
     drawn = {line["run"]: list(zip(line["x"], line["y"], strict=True)) for line in pages.lines(plot)}
     for run in runs:

@@ -177,6 +177,7 @@ def test_an_experiment_says_what_its_x_axis_is_and_has_a_view_of_its_own() -> No
     assert set(view["columnOrder"]) == set(view["columnWidths"]) >= set(view["selectedColumns"])
     assert view["columnWidths"]["metrics.`perf/env_steps_per_s`"] > view["columnWidths"]["params.`seed`"]
     assert [section["name"] for section in view["compareRunSections"]][:2] == ["val", "train"]
+    assert [chart["metricKey"] for chart in view["compareRunCharts"]] == ["val/return_mean", "test/return_mean"]
     kind = "workflowType=machine_learning"
     assert runs_page("http://h", "3", tags) == f"http://h/#/experiments/3/runs?viewStateShareKey={VIEW}&{kind}"
     assert runs_page("http://h", "3", {}) == f"http://h/#/experiments/3/runs?{kind}"

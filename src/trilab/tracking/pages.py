@@ -74,20 +74,37 @@ def _note(name: str) -> str:
 
 
 def _view(name: str) -> dict[str, Any]:
-    """The state of the page of runs, by MLflow's own names; the charts themselves are left to it."""
+    """The state of the page of runs, by MLflow's own names."""
     columns = _columns(name)
     titles = {column: column.split("`")[1] for column in columns}
     widths = {column: max(_LEAST, round(_MARGIN + _CHARACTER * len(title))) for column, title in titles.items()}
-    generated = {"isReordered": False, "deleted": False, "isGenerated": True}
-    sections = [{"uuid": name, "name": name, "display": shown, **generated} for name, shown in _SECTIONS.items()]
     return {
         "selectedColumns": columns,
         "columnOrder": [*_FIXED, *columns],
         "columnWidths": {**_FIXED, **widths},
-        "compareRunCharts": [],
-        "compareRunSections": sections,
+        "compareRunCharts": _charts(name),
+        "compareRunSections": [_section(section, shown) for section, shown in _SECTIONS.items()],
         "isAccordionReordered": True,
     }
+
+
+def _section(name: str, shown: bool) -> dict[str, Any]:
+    """A section of charts. MLflow adds a chart of each metric that has none, to its end where it is "reordered"."""
+    return {
+        "uuid": name, "name": name, "display": shown, "isReordered": True, "deleted": False, "isGenerated": True
+    }  # fmt: skip
+
+
+def _charts(name: str) -> list[dict[str, Any]]:
+    """The charts of the goal, that they are the first of their sections. MLflow makes lines of bars that have steps."""
+    goal = _goal_metric(name)
+    return [
+        {
+            "uuid": f"{split}-goal", "type": "BAR", "metricKey": f"{split}/{goal}", "displayName": goal,
+            "metricSectionId": split, "runsCountToCompare": 10, "deleted": False, "isGenerated": True,
+        }
+        for split in ("val", "test") if goal
+    ]  # fmt: skip
 
 
 def _columns(name: str) -> list[str]:
