@@ -22,7 +22,7 @@ _ONE_THREAD = ["accelerator=cpu", "accelerator.threads=1", "tracking.system_metr
 _SWEEP = [
     "-m", f"experiment={CLICKS}", f"sweep.name={SWEEP}", "seed=1,2", "precision=fp32,bf16-mixed",
     "data.train_rows=20000", "data.val_rows=5000", "data.test_rows=5000", "trainer.max_epochs=3",
-    "trainer.log_every_n_steps=10", *_ONE_THREAD,
+    "trainer.log_every_n_steps=10", "sweep.compare=false", *_ONE_THREAD,
 ]  # fmt: skip
 _AGENT = [
     f"experiment={AGENT}", "data.learning_starts=1000", "data.env_steps_per_epoch=2000", "data.val_episodes=5",
@@ -114,7 +114,7 @@ def train_until(store: Store, data: Path, arguments: Sequence[str], experiment: 
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     try:
-        deadline = time.monotonic() + 180
+        deadline = time.monotonic() + 300
         while not any(
             len(store.client.get_metric_history(run.info.run_id, metric)) >= points for run in store.runs(experiment)
         ):
@@ -122,7 +122,7 @@ def train_until(store: Store, data: Path, arguments: Sequence[str], experiment: 
                 raise RuntimeError(f"{experiment} did not report {metric} {points} times")
             time.sleep(0.2)
         process.send_signal(signal.SIGTERM)
-        process.wait(timeout=60)
+        process.wait(timeout=120)
     finally:
         process.kill()
         process.wait()
@@ -149,7 +149,7 @@ def served(store: Store) -> Iterator[Dashboard]:
     finally:
         process.send_signal(signal.SIGINT)
         try:
-            process.wait(timeout=60)
+            process.wait(timeout=120)
         finally:
             process.kill()
 
