@@ -59,8 +59,13 @@ def group_page(group: str) -> str:
     lines += ["| option | |", "| --- | --- |"]
     lines += [f"| [`{option.name}`](#{_anchor(option)}) | {_cell(option.description)} |" for option in options]
     for option in options:
-        text = (CONF / group / f"{option.name}.yaml").read_text(encoding="utf-8")
-        lines += ["", f"## {option.name} {{ #{_anchor(option)} }}", "", "```yaml", text.rstrip(), "```"]
+        lines += ["", f"## {option.name} {{ #{_anchor(option)} }}", ""]
+        file = CONF / group / f"{option.name}.yaml"
+        if not file.is_file():  # one of Hydra's own
+            lines += [f"{option.description}."]
+            continue
+        text = file.read_text(encoding="utf-8")
+        lines += ["```yaml", text.rstrip(), "```"]
         targets = [target for target in dict.fromkeys(_TARGET.findall(text)) if _page_of(target)]
         if targets:
             links = ", ".join(f"[`{target}`](../api/{_page_of(target)}.md#{target})" for target in targets)
