@@ -116,8 +116,11 @@ def test_images_are_answered_as_the_test_did(runs: Runs, workdir: Path, monkeypa
         by_mlflow = loaded.predict(pixels.numpy())
         np.testing.assert_array_equal(by_mlflow["probabilities"], answer["probabilities"])
         assert loaded.metadata.signature.inputs.is_tensor_spec()
-        [logged] = client().search_logged_models([before.info.experiment_id])
-        assert logged.source_run_id == before.info.run_id
+        # The one that the run logged at its end, and the registered one.
+        logged = client().search_logged_models([before.info.experiment_id])
+        assert {one.source_run_id for one in logged} == {before.info.run_id}
+        version = client().get_model_version_by_alias("digits", "champion")
+        assert version.source in {one.artifact_location for one in logged}
         with mlflow_server("models:/digits@champion") as address:
             answered = post(f"{address}/invocations", {"inputs": pixels[:3].tolist()})["predictions"]
         assert answered["classes"] == answer["classes"][:3].tolist()

@@ -1,13 +1,12 @@
 """Descriptions of runs, sweeps and experiments, and who may change them."""
 
 import json
-import time
 from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
+from patience import send_all
 
-from trilab.commands import sync
 from trilab.config.compose import compose
 from trilab.config.job import Job
 from trilab.sweeps.outcome import Outcome
@@ -131,13 +130,8 @@ def test_a_run_that_began_in_the_spool_names_itself_by_the_stores_id(workdir: Pa
             run.set_tags({NOTE: f"{running()}\n\n    trilab reproduce {run.id}"})
             run.outbox.headline(finished("auc 0.9", "1 s"))
         other.execute("ROLLBACK")
-    client, deadline = MlflowClient(f"sqlite:///{workdir}/mlflow.db"), time.monotonic() + 60
-    # The run's own thread, which had waited for the lock, may be the one that sends, and takes its time.
-    while not (sent := client.search_runs(["1"])) or sent[0].info.status == "RUNNING":
-        assert time.monotonic() < deadline
-        sync.main([])
-        time.sleep(0.1)
-    [found] = sent
+    send_all()
+    [found] = MlflowClient(f"sqlite:///{workdir}/mlflow.db").search_runs(["1"])
     assert found.data.tags[NOTE] == f"**Result** auc 0.9 · 1 s\n\n    trilab reproduce {found.info.run_id}"
 
 

@@ -10,9 +10,9 @@ import torch
 from conftest import FEW_STEPS, small
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from patience import send_all
 from test_train import trilab
 
-from trilab.commands import sync
 from trilab.data.contents import Contents, Part, content_key
 from trilab.tracking.inputs import inputs_of, log_inputs
 from trilab.tracking.run import open_run
@@ -59,8 +59,8 @@ def test_a_dataset_says_where_it_is_from_and_what_it_is() -> None:
     assert features[0]["tensor-spec"] == {"dtype": "float32", "shape": [-1, 1, 28, 28]}
 
 
-def _settings(workdir: Path) -> Tracking:
-    return Tracking("t", uri=f"sqlite:///{workdir}/mlflow.db", system_metrics=False, wait_s=0.0)
+def _settings(workdir: Path, wait_s: float = 60.0) -> Tracking:
+    return Tracking("t", uri=f"sqlite:///{workdir}/mlflow.db", system_metrics=False, wait_s=wait_s)
 
 
 def _inputs(workdir: Path, name: str = "r") -> list[tuple[str, str]]:
@@ -82,11 +82,11 @@ def test_datasets_are_there_once_whatever_is_sent_twice(workdir: Path) -> None:
 def test_datasets_survive_that_the_store_is_away(workdir: Path) -> None:
     with sqlite3.connect(workdir / "mlflow.db", isolation_level=None) as other:
         other.execute("BEGIN EXCLUSIVE")
-        with open_run(_settings(workdir), "r", {}) as run:
+        with open_run(_settings(workdir, wait_s=0), "r", {}) as run:
             log_inputs(run.outbox, "recsys/x", {"_target_": "a.B"}, Data())
         assert run.unsent
         other.execute("ROLLBACK")
-    assert sync.main([]) == 0
+    send_all()
     assert _inputs(workdir) == [("abababab", "training"), ("cdcdcdcd", "test")]
 
 

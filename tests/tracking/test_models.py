@@ -11,9 +11,9 @@ import yaml
 from conftest import FEW_STEPS, small
 from mlflow import MlflowClient
 from mlflow.entities import LoggedModel, Run
+from patience import send_all
 from test_train import trilab
 
-from trilab.commands import sync
 from trilab.tracking.run import open_run
 from trilab.tracking.settings import Tracking
 
@@ -21,8 +21,8 @@ Runs = Callable[[], list[Run]]
 DEEPFM = ["experiment=recsys/deepfm_synthetic", *FEW_STEPS, *small("recsys/deepfm_synthetic"), "accelerator=cpu"]
 
 
-def _settings(workdir: Path) -> Tracking:
-    return Tracking("t", uri=f"sqlite:///{workdir}/mlflow.db", system_metrics=False, wait_s=0.0)
+def _settings(workdir: Path, wait_s: float = 60.0) -> Tracking:
+    return Tracking("t", uri=f"sqlite:///{workdir}/mlflow.db", system_metrics=False, wait_s=wait_s)
 
 
 def _models(workdir: Path, run: Run) -> list[LoggedModel]:
@@ -45,7 +45,7 @@ def test_a_model_is_an_output_of_its_run(away: bool, workdir: Path, package: Pat
     with sqlite3.connect(workdir / "mlflow.db", isolation_level=None) as other:
         if away:
             other.execute("BEGIN EXCLUSIVE")
-        with open_run(_settings(workdir), "r", {}) as opened:
+        with open_run(_settings(workdir, wait_s=0 if away else 60), "r", {}) as opened:
             opened.outbox.params({"lr": "1"})
             opened.outbox.model(package, "recsys_x", "rows", 7)
             if not away:
@@ -53,7 +53,7 @@ def test_a_model_is_an_output_of_its_run(away: bool, workdir: Path, package: Pat
         if away:
             other.execute("ROLLBACK")
             (package / "data" / "weights").unlink()  # the spool has kept it
-            assert sync.main([]) == 0
+            send_all()
     client = MlflowClient(f"sqlite:///{workdir}/mlflow.db")
     [run] = client.search_runs(["1"])
     [model] = _models(workdir, run)
@@ -75,11 +75,11 @@ def test_a_model_whose_upload_broke_off_is_there_once(
         raise OSError(104, "Connection reset by peer")
 
     monkeypatch.setattr(MlflowClient, "finalize_logged_model", fail)
-    with open_run(_settings(workdir), "r", {}) as opened:
+    with open_run(_settings(workdir, wait_s=0), "r", {}) as opened:
         opened.outbox.model(package, "recsys_x", "rows", 7)
     monkeypatch.setattr(MlflowClient, "finalize_logged_model", finalize)
-    assert sync.main([]) == 0
-    assert sync.main([]) == 0
+    send_all()
+    send_all()
     [run] = MlflowClient(f"sqlite:///{workdir}/mlflow.db").search_runs(["1"])
     [model] = _models(workdir, run)
     assert str(model.status) == "READY"

@@ -389,6 +389,18 @@ def test_the_child_of_a_fork_sends_nothing_and_holds_no_lock(workdir: Path, spoo
     assert list(spool.iterdir()) == []
 
 
+def test_sync_says_that_a_running_process_still_has_something(
+    workdir: Path, spool: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    uri = f"sqlite:///{workdir}/mlflow.db"
+    with open_run(settings(uri, wait_s=60), "r", {}) as run:
+        log(run, range(5))
+        assert sync.main([]) == 0
+        assert "but what 1 running process still has" in capsys.readouterr().out
+    assert sync.main([]) == 0
+    assert capsys.readouterr().out == "Everything is sent.\n"
+
+
 def test_many_threads_lose_nothing(workdir: Path) -> None:
     uri = f"sqlite:///{workdir}/mlflow.db"
     with open_run(settings(uri, wait_s=60), "r", {}) as run:

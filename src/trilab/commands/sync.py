@@ -20,7 +20,7 @@ from trilab.console import show
 from trilab.errors import ConfigError, nearest
 from trilab.tracking.secrets import redacted
 from trilab.tracking.settings import sqlite_path, store_uri
-from trilab.tracking.spool import spool_folder, stores
+from trilab.tracking.spool import held, spool_folder, stores
 
 _ARGUMENTS = ("tracking.uri", "tracking.spool")
 
@@ -46,7 +46,14 @@ def main(argv: list[str]) -> int:
             left += bool(row[-1])
     if table.row_count:
         show(table)
-    print(f"{left} of {table.row_count} runs could not be sent" if left else "Everything is sent.")
+    running = sum(held(spool, uri) for uri in uris)
+    if left:
+        print(f"{left} of {table.row_count} runs could not be sent")
+    elif running:
+        which = "1 running process still has" if running == 1 else f"{running} running processes still have"
+        print(f"Everything is sent but what {which}, and will send.")
+    else:
+        print("Everything is sent.")
     return int(left > 0)
 
 

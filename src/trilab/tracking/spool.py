@@ -120,6 +120,20 @@ def waiting(spool: Path, uri: str | None = None) -> Iterator[tuple[Birth, Journa
         yield birth, journal
 
 
+def held(spool: Path, uri: str) -> int:
+    """How many journals for a store a process has open, which sends them itself."""
+    count = 0
+    for birth, folder in _births(spool):
+        if birth.uri == redacted(uri):
+            try:
+                Journal(folder).close()
+            except Busy:
+                count += 1
+            except OSError:
+                continue
+    return count
+
+
 def stores(spool: Path) -> list[str]:
     """The stores that something waits for, or that runs are recorded to now, without passwords."""
     return sorted({birth.uri for birth, _ in _births(spool)})
