@@ -11,6 +11,8 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraint
 ARGS ?=
 # Processes that share the tests; more than the cores make each other wait.
 TEST_JOBS ?= 2
+# Which tests (pytest -m); nothing after the = for all, those that repeat others for further options among them.
+TESTS ?= not exhaustive
 
 .PHONY: help train test check format clean
 .DEFAULT_GOAL := help
@@ -44,7 +46,7 @@ check:
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/pytest -m '' -n $(TEST_JOBS) --dist loadfile
+	$(BIN)/pytest -m '$(TESTS)' -n $(TEST_JOBS) --dist loadfile
 
 format:
 	$(BIN)/ruff check --fix

@@ -1,7 +1,5 @@
 """What a configuration from a store may build, and that nothing else is even imported."""
 
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -100,9 +98,15 @@ def test_the_user_s_own_packages_are_allowed_where_the_user_says_so(tmp_path: Pa
 
 
 @pytest.mark.slow
-def test_no_command_runs_a_run_that_something_was_planted_in(runs: Callable[[], list[Run]], workdir: Path):
+def test_no_command_runs_a_run_that_something_was_planted_in(
+    runs: Callable[[], list[Run]],
+    workdir: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+):
     assert trilab("train", *small("vision/mnist_cnn"), "model=vision/mlp") == 0
     run = runs()[0].info.run_id
+    monkeypatch.syspath_prepend(str(workdir))  # so that it could be imported
     (workdir / "trap.py").write_text("import pathlib\npathlib.Path('sprung').touch()\nclass Trap: ...\n")
     stored = next((workdir / "mlartifacts").rglob("config.yaml"))
     config = yaml.safe_load(stored.read_text())
@@ -121,9 +125,10 @@ def test_no_command_runs_a_run_that_something_was_planted_in(runs: Callable[[], 
         ["register", run, "--name", "bad"],
         ["serve", run],
     ):
-        done = subprocess.run([sys.executable, "-m", "trilab", *arguments], capture_output=True, text=True)
-        assert done.returncode == 2, done.stderr
-        assert done.stderr.count("\n") == 1, done.stderr
-        assert "callbacks.trap._target_=trap.Trap is not allowed in a configuration from a store" in done.stderr
+        capfd.readouterr()
+        assert trilab(*arguments) == 2
+        said = capfd.readouterr().err
+        assert said.count("\n") == 1, said
+        assert "callbacks.trap._target_=trap.Trap is not allowed in a configuration from a store" in said
         assert not (workdir / "sprung").exists()
     assert len(runs()) == 1

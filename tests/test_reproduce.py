@@ -49,6 +49,7 @@ def test_agents_trained_as_one_batch_are_compared_each(runs: Runs, capsys):
     assert "equal to the last bit" in capsys.readouterr().out
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_other_numbers_are_told_of_and_held_against_other_seeds(runs: Runs, monkeypatch, capsys):
     one_epoch = [*TRAIN, "trainer.max_epochs=1"]

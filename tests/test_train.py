@@ -41,7 +41,15 @@ def artifacts(run: Run, path: str | None = None) -> set[str]:
     }
 
 
-@pytest.mark.parametrize("experiment", [option.name for option in catalog("experiment")])
+#: Experiments with a field, a model and a kind of data that others have too, and that take long even when small.
+LONG = ("rl/dqn_pong", "rl/double_dqn_lunar_lander", "rl/dqn_acrobot", "vision/cifar10_resnet18")
+EXPERIMENTS = [
+    pytest.param(option.name, marks=[pytest.mark.slow, pytest.mark.exhaustive] if option.name in LONG else [])
+    for option in catalog("experiment")
+]
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_every_experiment_runs(experiment: str, runs: Runs) -> None:
     assert trilab("train", *small(experiment)) == 0
     [run] = runs()

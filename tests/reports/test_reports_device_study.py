@@ -316,9 +316,12 @@ def test_what_is_missing_is_said(study: DeviceStudy, tmp_path: Path) -> None:
 # Real arms and runs
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_a_study_measures_what_is_missing(workdir: Path) -> None:
-    small = ["trainer.limit_train_batches=3", "data.batch_size=16", "accelerator.threads=1"]
+    # Of bfloat16 no more than has to be: not every processor has instructions for it.
+    small = ["trainer.limit_train_batches=3", "trainer.limit_val_batches=1", "trainer.limit_test_batches=1"]
+    small += ["data.batch_size=16", "data.eval_batch_size=16", "accelerator.threads=1"]
     common = ["trainer.max_epochs=2", *small, f"paths.outputs={workdir}"]
     folder = write(workdir, common=common, seeds=[1])
     report(folder, uri(workdir), run=True)

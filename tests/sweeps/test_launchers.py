@@ -121,7 +121,9 @@ def validated(store: Store) -> list[Run]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("launcher", LAUNCHERS)
+@pytest.mark.parametrize(
+    "launcher", ["joblib", pytest.param("ray", marks=pytest.mark.exhaustive)]
+)  # submitit: see that of Slurm below
 def test_ctrl_c_ends_every_run_and_leaves_no_process(launcher: str, workdir: Path) -> None:
     needs(launcher)
     store = Store(workdir)
@@ -143,7 +145,7 @@ def test_ctrl_c_ends_every_run_and_leaves_no_process(launcher: str, workdir: Pat
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("launcher", LAUNCHERS)
+@pytest.mark.parametrize("launcher", ["joblib", pytest.param("submitit_local", marks=pytest.mark.exhaustive)])
 def test_a_worker_that_is_killed_takes_no_other_run_with_it(launcher: str, workdir: Path) -> None:
     needs(launcher)
     store = Store(workdir)
@@ -171,6 +173,7 @@ def test_a_worker_that_is_killed_takes_no_other_run_with_it(launcher: str, workd
     assert "process" in row
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_workers_end_with_the_process_that_launched_them(workdir: Path) -> None:
     store = Store(workdir)
