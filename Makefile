@@ -9,8 +9,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt
 ARGS ?=
-# Processes that share the tests; more than the cores make each other wait.
-TEST_JOBS ?= 2
+# Processes that share the tests, one more than two cores, for tests often wait for something.
+TEST_JOBS ?= 3
 # Which tests (pytest -m); nothing after the = for all, those that repeat others for further options among them.
 TESTS ?= not exhaustive
 

@@ -1,9 +1,6 @@
 """Dtypes and broken gradients, counted against what the test itself broke."""
 
-import time
 from functools import partial
-from itertools import pairwise
-from statistics import median
 from typing import Any
 
 import pytest
@@ -119,27 +116,3 @@ def test_a_check_leaves_gradients_as_they_are_and_takes_any_kind() -> None:
     check.stop()
     optimizer.step()
     assert check.found == 2
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("widths", [(784, 128, 10), (4, 120, 84, 2)])
-def test_what_a_check_costs(widths: tuple[int, ...]) -> None:
-    """Microseconds that it adds to a step of fused Adam: median of 15 turns; printed, for a busy machine may differ."""
-
-    def optimizer() -> torch.optim.Optimizer:
-        layers = nn.Sequential(*(nn.Linear(before, after) for before, after in pairwise(widths)))
-        for weight in layers.parameters():
-            weight.grad = torch.randn_like(weight)
-        return torch.optim.Adam(layers.parameters(), fused=True)
-
-    def steps_us(own: torch.optim.Optimizer, count: int = 1000) -> float:
-        start = time.perf_counter()
-        for _ in range(count):
-            own.step()
-        return 1e6 * (time.perf_counter() - start) / count
-
-    watched, plain = optimizer(), optimizer()
-    GradientCheck(torch.device("cpu")).watch(watched)
-    added = median(steps_us(watched) - steps_us(plain) for _ in range(15))
-    print(f"\n{widths}: {added:.1f} us a step")
-    assert added < 100

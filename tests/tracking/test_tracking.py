@@ -110,7 +110,7 @@ def test_logging_takes_no_time_though_the_store_hangs(workdir: Path) -> None:
                 logger.log_metrics(metrics, step=step)
                 times.append(time.perf_counter() - start)
             other.execute("ROLLBACK")
-    assert statistics.median(times) < 1e-4  # 20 us on a free core
+    assert statistics.median(times) < 1e-2  # 20 us on a free core; a call that waited would take seconds
 
 
 @pytest.mark.parametrize(
