@@ -53,6 +53,7 @@ def _one_thread() -> None:
 @pytest.fixture(autouse=True)
 def _own_spool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRILAB_SPOOL", str(tmp_path / "spool"))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)  # mlflow.set_tracking_uri of another test leaves it set
 
 
 @pytest.fixture(scope="session")

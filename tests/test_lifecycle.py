@@ -12,8 +12,6 @@ from conftest import FEW_STEPS, SMALL
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from trilab.commands import sync
-
 
 @pytest.fixture(autouse=True)
 def _spool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,8 +85,6 @@ def test_eight_processes_share_a_fresh_store(tmp_path: Path, fake_data: Path) ->
     processes = [start(tmp_path, *small, f"seed={seed}") for seed in range(8)]
     outputs = [process.communicate(timeout=300)[0] for process in processes]
     assert [process.returncode for process in processes] == [0] * 8, "\n".join(outputs)
-    # On a machine that is busier than eight processes make it, a store may not answer in time; then it is sent now.
-    assert sync.main([f"tracking.uri=sqlite:///{tmp_path}/mlflow.db"]) == 0, "\n".join(outputs)
     client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     [experiment] = [e for e in client.search_experiments() if e.name == "recsys/deepfm_synthetic"]
     found = client.search_runs([experiment.experiment_id])
