@@ -23,6 +23,20 @@ def test_torchvision_works_beside_any_torch() -> None:
     subprocess.run([sys.executable, "-W", "error::RuntimeWarning", "-c", code], check=True)
 
 
+def test_lightning_is_imported_without_the_package_of_signals_which_can_be_had_later() -> None:
+    code = (
+        "from trilab.runtime import prepare_imports; prepare_imports()\n"
+        "import sys, pytorch_lightning, scipy\n"
+        "assert not [name for name in sys.modules if name.startswith('scipy.signal')]\n"
+        "assert 'signal' not in vars(scipy)\n"
+        "from scipy.signal import find_peaks\n"
+        "assert find_peaks([0, 1, 0])[0].tolist() == [1]\n"
+        "import torch, torchmetrics\n"
+        "assert torchmetrics.Accuracy(task='binary')(*torch.ones(2, 3).long()) == 1"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_settings_take_effect_and_are_recorded() -> None:
     before = torch.get_float32_matmul_precision()
     try:
@@ -51,6 +65,7 @@ def test_auto_takes_the_best_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_auto_matmul_never_gives_up_fp32_grade(
     error_of_medium: float, chosen: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(runtime, "best_matmul_precision", runtime.best_matmul_precision.__wrapped__)  # not the cached
     monkeypatch.setattr(runtime, "matmul_error", lambda device, setting: error_of_medium)
     assert runtime.best_matmul_precision("cpu") == chosen
 

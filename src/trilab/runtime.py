@@ -7,6 +7,7 @@ import contextlib
 import ctypes
 import gc
 import importlib
+import importlib.util
 import logging
 import os
 import platform
@@ -15,7 +16,9 @@ import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal
 
 import psutil
@@ -200,6 +203,7 @@ def prepare_imports(openmp_spin: int = 3000) -> None:
         os.environ.setdefault("GOMP_SPINCOUNT", str(openmp_spin))
     os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
     import_torchvision()
+    import_torchmetrics()
     for name in ("pytorch_lightning", "lightning_fabric", "lightning"):
         logging.getLogger(f"{name}.utilities.rank_zero").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
@@ -241,6 +245,24 @@ def import_torchvision() -> None:
         importlib.import_module("torchvision")
 
 
+def import_torchmetrics() -> None:
+    """Imports torchmetrics, which Lightning is built on, without scipy.signal: half of the time that it takes.
+
+    All it wants of scipy.signal is to see whether that has a window of an old name, which a metric of speech looks for.
+    Whoever imports scipy.signal later gets the real one.
+    """
+    if "torchmetrics" in sys.modules or "scipy.signal" in sys.modules or importlib.util.find_spec("scipy") is None:
+        return
+    scipy = importlib.import_module("scipy")
+    asked: Any = ModuleType("scipy.signal")
+    asked.hamming = None
+    sys.modules["scipy.signal"] = scipy.signal = asked
+    try:
+        importlib.import_module("torchmetrics")
+    finally:
+        del sys.modules["scipy.signal"], scipy.signal
+
+
 def matmul_error(device: DeviceType, setting: str, size: int = 512) -> float:
     """Relative error (Frobenius norm) of an fp32 product of two normal matrices under a setting, against fp64."""
     import torch
@@ -257,8 +279,9 @@ def matmul_error(device: DeviceType, setting: str, size: int = 512) -> float:
     return float((product - exact).norm() / exact.norm())
 
 
+@cache
 def best_matmul_precision(device: DeviceType) -> str:
-    """The fastest setting under which this machine's fp32 products are still of fp32 grade."""
+    """The fastest setting under which this machine's fp32 products are still of fp32 grade; tried once a process."""
     # On some processors "medium" picks a faster kernel that is as exact as fp32; on others, and on GPUs, it truly
     # rounds to bf16 or TF32, and then a run called fp32 would not be one.
     return "medium" if matmul_error(device, "medium") < _FP32_GRADE else "highest"

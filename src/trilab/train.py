@@ -11,6 +11,7 @@ from typing import Any
 from trilab.config.job import Job, build
 from trilab.errors import ConfigError, say
 from trilab.runtime import Accelerator, fast_imports, process_age_s
+from trilab.tracking.secrets import without_secrets
 from trilab.tracking.settings import Tracking
 
 _first_run = True
@@ -102,9 +103,10 @@ def train(
             if same_runs:
                 opened.set_tags(tags)
                 continue
-            opened.log_config(each.public.config, each.public.overrides)
+            public = each.public
+            opened.log_config(public.config, public.overrides)
             if NOTE not in settings.tags:
-                opened.set_tags({NOTE: beginning(each.public, {**_own_tags(each), **tags}, opened.id)})
+                opened.set_tags({NOTE: beginning(public, {**_own_tags(each), **tags}, opened.id)})
         if not same_runs:
             run.log_provenance()
         summaries = [
@@ -200,7 +202,7 @@ def _name(settings: Tracking, job: Job, whole: Job) -> str:
 
 
 def _own_tags(job: Job) -> dict[str, str]:
-    command = shlex.join(["trilab", "train", *job.public.overrides])
+    command = shlex.join(["trilab", "train", *without_secrets(job.overrides)])
     return {"trilab.config_hash": job.hash, "mlflow.source.name": command}
 
 

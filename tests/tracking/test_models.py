@@ -2,6 +2,7 @@
 
 import sqlite3
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import mlflow
@@ -11,6 +12,7 @@ import yaml
 from conftest import FEW_STEPS, small
 from mlflow import MlflowClient
 from mlflow.entities import LoggedModel, Run
+from packaging.requirements import Requirement
 from patience import send_all
 from test_train import trilab
 
@@ -92,8 +94,12 @@ def test_a_run_logs_a_model_that_answers_with_signature_and_example(runs: Runs, 
     [run] = runs()
     [model] = _models(workdir, run)
     mlflow.set_tracking_uri(f"sqlite:///{workdir}/mlflow.db")
-    loaded = mlflow.pyfunc.load_model(f"models:/{model.model_id}")
+    uri = f"models:/{model.model_id}"
+    loaded = mlflow.pyfunc.load_model(uri)
     assert loaded.metadata.signature is not None
+    requirements = [Requirement(line) for line in Path(mlflow.pyfunc.get_model_dependencies(uri)).read_text().split()]
+    assert {"torch", "mlflow"} <= {need.name for need in requirements}
+    assert not [need for need in requirements if not need.specifier.contains(version(need.name).partition("+")[0])]
     example = loaded.input_example
     assert example is not None
     answer = loaded.predict(example)

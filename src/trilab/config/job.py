@@ -85,7 +85,7 @@ class Job:
     @property
     def public(self) -> "Job":
         """The job without passwords and tokens: what is logged and put into checkpoints."""
-        return replace(self, config=without_secrets(self.config), overrides=[redacted(text) for text in self.overrides])
+        return replace(self, config=without_secrets(self.config), overrides=without_secrets(self.overrides))
 
     @property
     def name(self) -> str:

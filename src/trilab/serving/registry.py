@@ -1,8 +1,10 @@
 """Models in MLflow's registry: written as data with trilab's code beside them, read as data alone."""
 
+import contextlib
 import math
 import re
 import tempfile
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 import mlflow
 import yaml
 from mlflow.exceptions import MlflowException
+from mlflow.utils import environment
 
 import trilab
 from trilab.errors import ConfigError, UserError
@@ -76,17 +79,36 @@ def write(served: Served, target: Path) -> Path:
         data = Path(name) / "served"
         data.mkdir()
         save(served, data)
-        mlflow.pyfunc.save_model(
-            path=str(target),
-            loader_module=_LOADER,
-            data_path=str(data),
-            code_paths=[_code(Path(name))],
-            signature=served.contract.signature(),
-            input_example=served.contract.example(),
-            pip_requirements=[f"{package}=={_version(package)}" for package in _PACKAGES],
-            metadata={"trilab": vars(served.origin)},
-        )
+        with _requirements_are_met():
+            mlflow.pyfunc.save_model(
+                path=str(target),
+                loader_module=_LOADER,
+                data_path=str(data),
+                code_paths=[_code(Path(name))],
+                signature=served.contract.signature(),
+                input_example=served.contract.example(),
+                pip_requirements=[f"{package}=={_version(package)}" for package in _PACKAGES],
+                metadata={"trilab": vars(served.origin)},
+            )
     return target
+
+
+@contextlib.contextmanager
+def _requirements_are_met() -> Iterator[None]:
+    """Spares MLflow its search through every installed file for whether this environment meets the requirements.
+
+    They were read from this environment. The search takes longer than all else that writes a model but its export.
+    """
+    name = "warn_dependency_requirement_mismatches"
+    check = getattr(environment, name, None)  # not of MLflow's public interface: without it, it searches
+    if check is None:
+        yield
+        return
+    setattr(environment, name, lambda requirements: None)
+    try:
+        yield
+    finally:
+        setattr(environment, name, check)
 
 
 def model_name(served: Served) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from trilab.errors import say
 from trilab.tracking.journal import Journal
-from trilab.tracking.secrets import redacted
+from trilab.tracking.secrets import redacted, without_secrets
 from trilab.tracking.spool import Birth
 
 _encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
@@ -66,10 +66,10 @@ class Outbox:
         self.tags({tag: said})
 
     def params(self, values: Mapping[str, str]) -> None:
-        self._add({"params": {key: redacted(value) for key, value in values.items()}})
+        self._add({"params": without_secrets(values)})
 
     def tags(self, values: Mapping[str, str]) -> None:
-        self._add({"tags": {key: redacted(str(value)) for key, value in values.items()}})
+        self._add({"tags": without_secrets({key: str(value) for key, value in values.items()})})
 
     def headline(self, line: str) -> None:
         """Renews the first line of the description, unless people have put something else there."""
@@ -77,7 +77,7 @@ class Outbox:
 
     def inputs(self, records: Sequence[Mapping[str, str]]) -> None:
         """Datasets, each as `trilab.tracking.inputs.inputs_of` describes it."""
-        self._add({"inputs": [{key: redacted(value) for key, value in record.items()} for record in records]})
+        self._add({"inputs": without_secrets(records)})
 
     def text(self, content: str, path: str) -> None:
         """An artifact from a text."""

@@ -87,7 +87,7 @@ class Run:
         public = without_secrets(dict(config))
         self.outbox.params({key: shortened(value) for key, value in flatten(public).items()})
         self.outbox.text(OmegaConf.to_yaml(OmegaConf.create(public)), "config.yaml")
-        self.outbox.text(OmegaConf.to_yaml(OmegaConf.create([redacted(text) for text in overrides])), "overrides.yaml")
+        self.outbox.text(OmegaConf.to_yaml(OmegaConf.create(without_secrets(overrides))), "overrides.yaml")
 
     def log_provenance(self) -> None:
         """The installed packages, and what the code differs from its commit by; its members' too."""
@@ -201,7 +201,7 @@ def open_run(settings: Tracking, name: str, tags: Mapping[str, str], members: Se
         under: dict[str, str] = {}
         for own_name, own_tags in [(name, tags), *members]:
             of_all = {**_standard_tags(), **settings.tags, **own_tags, **under, "mlflow.runName": own_name}
-            public = {key: redacted(str(value)) for key, value in without_secrets(of_all).items()}
+            public = without_secrets({key: str(value) for key, value in of_all.items()})
             birth = Birth.new(settings.uri, settings.experiment_name, settings.artifact_root, own_name, public)
             with shielded():  # a run must not come to be without anybody to end it
                 if client is not None and not _create(client, experiment_id, birth):

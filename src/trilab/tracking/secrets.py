@@ -2,7 +2,8 @@
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 _HIDDEN = "***"
@@ -23,30 +24,40 @@ _SHORTEST = 6
 def redacted(text: str) -> str:
     """A text with `***` in place of each secret in it: users and passwords of URIs, values named like a password, and
     those of environment variables named so."""
-    text = _ASSIGNED.sub(rf"\1{_HIDDEN}", _USER_INFO.sub(f"{_HIDDEN}@", text))
-    for secret in _of_environment():
-        text = text.replace(secret, _HIDDEN)
-    return text
+    return _redacted(text, _of_environment())
 
 
 def without_secrets(value: Any) -> Any:
     """The same for a whole configuration: every text in it, and what stands under a key named like a password."""
+    return _without(value, _of_environment())
+
+
+def _without(value: Any, secrets: Sequence[str]) -> Any:
     if isinstance(value, Mapping):
         return {
-            key: _HIDDEN if isinstance(item, str) and item and _KEY.search(str(key)) else without_secrets(item)
+            key: _HIDDEN if isinstance(item, str) and item and _KEY.search(str(key)) else _without(item, secrets)
             for key, item in value.items()
         }
     if isinstance(value, list | tuple):
-        return [without_secrets(item) for item in value]
-    return redacted(value) if isinstance(value, str) else value
+        return [_without(item, secrets) for item in value]
+    return _redacted(value, secrets) if isinstance(value, str) else value
+
+
+def _redacted(text: str, secrets: Sequence[str]) -> str:
+    text = _ASSIGNED.sub(rf"\1{_HIDDEN}", _USER_INFO.sub(f"{_HIDDEN}@", text))
+    for secret in secrets:
+        text = text.replace(secret, _HIDDEN)
+    return text
 
 
 def _of_environment() -> list[str]:
     return [
         value
         for name, value in os.environ.items()
-        if _VARIABLE.search(name)
-        and not _LOCATION.search(name)
-        and len(value) >= _SHORTEST
-        and not value.startswith(("/", "~"))
+        if _names_a_secret(name) and len(value) >= _SHORTEST and not value.startswith(("/", "~"))
     ]
+
+
+@cache
+def _names_a_secret(variable: str) -> bool:
+    return bool(_VARIABLE.search(variable)) and not _LOCATION.search(variable)
