@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 from trilab.errors import ConfigError
-from trilab.reports.page import Rows, command_line, publish, require_block, require_store
+from trilab.reports.page import Rows, command_line, ensure_runs, publish
 from trilab.reports.study import Study
 from trilab.tracking.secrets import redacted
 
@@ -52,12 +52,7 @@ def report(folder: Path, uri: str, run: bool = False, jobs: int = 1) -> list[Pat
         UserError: a run failed.
     """
     study = read(folder)
-    require_block(folder)
-    if run:
-        from trilab.reports.launch import run_study
-
-        run_study(study, uri, jobs)
-    require_store(uri)
+    ensure_runs(folder, study, uri, run, jobs)
 
     from trilab.compare.comparison import Options, compare
     from trilab.compare.document import verdicts_in_markdown

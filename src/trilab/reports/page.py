@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from trilab.errors import ConfigError, UserError, say
+from trilab.reports.study import Study
 from trilab.signals import Interrupted, interruptible
 from trilab.tracking.settings import sqlite_path, store_uri
 
@@ -53,6 +54,28 @@ def command_line(module: str, title: str, report: Report, argv: Sequence[str]) -
         say(str(error))
         return 1
     return 0
+
+
+def ensure_runs(folder: Path, study: Study, uri: str, run: bool, jobs: int) -> None:
+    """What a report begins with: the place for it, the runs where they are to be made, and the store.
+
+    Args:
+        folder: of the study.
+        study: whose runs they are.
+        uri: the store.
+        run: make the missing runs.
+        jobs: how many of them at once.
+
+    Raises:
+        ConfigError: the README has no place for the results, a run is wrongly configured, or there is no store.
+        UserError: a run failed.
+    """
+    require_block(folder)
+    if run:
+        from trilab.reports.launch import run_study
+
+        run_study(study, uri, jobs)
+    require_store(uri)
 
 
 def require_block(folder: Path) -> None:

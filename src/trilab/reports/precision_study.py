@@ -13,7 +13,7 @@ The store is --uri, else $MLFLOW_TRACKING_URI, else ./mlflow.db, as for trilab t
 import sys
 from pathlib import Path
 
-from trilab.reports.page import command_line, publish, require_block, require_store
+from trilab.reports.page import command_line, ensure_runs, publish
 from trilab.reports.precision_plan import PrecisionStudy
 
 
@@ -40,12 +40,7 @@ def report(folder: Path, uri: str, run: bool = False, jobs: int = 1) -> list[Pat
         UserError: a run failed, or there is nothing to report.
     """
     study, results = read(folder), folder / "results"
-    require_block(folder)
-    if run:
-        from trilab.reports.launch import run_study
-
-        run_study(study, uri, jobs)
-    require_store(uri)
+    ensure_runs(folder, study, uri, run, jobs)
 
     from trilab.runtime import fast_imports, prepare_imports
 

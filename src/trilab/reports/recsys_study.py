@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trilab.errors import ConfigError, UserError
-from trilab.reports.page import command_line, publish, require_block, require_store
+from trilab.reports.page import command_line, ensure_runs, publish
 from trilab.reports.study import Study
 
 if TYPE_CHECKING:
@@ -53,12 +53,7 @@ def report(folder: Path, uri: str, run: bool = False, jobs: int = 1) -> list[Pat
         UserError: a run failed, or there is nothing to report.
     """
     study = read(folder)
-    require_block(folder)
-    if run:
-        from trilab.reports.launch import run_study
-
-        run_study(study, uri, jobs)
-    require_store(uri)
+    ensure_runs(folder, study, uri, run, jobs)
 
     from trilab.reports import recsys_plots, recsys_tables
     from trilab.reports.machine import in_words, machine
