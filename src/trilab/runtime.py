@@ -253,7 +253,7 @@ def import_torchmetrics() -> None:
     """
     if "torchmetrics" in sys.modules or "scipy.signal" in sys.modules or importlib.util.find_spec("scipy") is None:
         return
-    scipy = importlib.import_module("scipy")
+    scipy: Any = importlib.import_module("scipy")
     asked: Any = ModuleType("scipy.signal")
     asked.hamming = None
     sys.modules["scipy.signal"] = scipy.signal = asked
