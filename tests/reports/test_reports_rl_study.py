@@ -159,7 +159,10 @@ def test_the_tables_by_hand(store: Store) -> None:
     assert double["env steps to it, median"] == "200,000"
     # Bias 4, the seed (middle two: 1, 2) and 5 times the mean share of 0.55.
     assert dqn["overestimation, IQM [95% CI]"].startswith("8.25 [")
+    assert dqn["return over the training, IQM [95% CI]"].startswith("247.5 [")  # a mean share of 0.55 of 450
     [row] = comparisons(groups, "dqn")
+    # By seeds 0, 100, 200 and 0 more at the end, and 0.55 of that over the training; the middle two are 0 and 55.
+    assert row["return over the training less dqn's, IQM [95% CI]"].startswith("27.5 [")
     assert row["overestimation less dqn's, IQM [95% CI]"] == "-3 [-3, -3]"  # in pairs nothing else differs
     assert row["P(better than dqn) [95% CI]"].startswith("0.75 [")  # 8 of 16 pairs won, 8 drawn
     assert row["seeds"] == "the same"

@@ -21,7 +21,6 @@ def results(groups: Groups) -> Rows:
             returns = scores(agents)
             threshold = agents[0].threshold
             speeds = [a.env_steps_per_s for a in agents if a.env_steps_per_s is not None]
-            over = curve(agents, "val/overestimation")
             rows.append(
                 {
                     "environment": environment,
@@ -33,12 +32,19 @@ def results(groups: Groups) -> Rows:
                     "solved": "" if threshold is None else f"{(returns >= threshold).sum()} of {len(agents)}",
                     "threshold": "" if threshold is None else f"{threshold:g}",
                     "env steps to it, median": _steps_to_threshold(agents, threshold),
-                    "overestimation, IQM [95% CI]": "" if over is None else str(bootstrap([over[1].mean(1)])),
+                    "return over the training, IQM [95% CI]": _over_training(agents, "val/return_mean"),
+                    "overestimation, IQM [95% CI]": _over_training(agents, "val/overestimation"),
                     "env steps/s": f"{np.median(speeds):,.0f}" if speeds else "",
                     "agents at once": "/".join(str(n) for n in sorted({a.agents for a in agents})),
                 }
             )
     return rows
+
+
+def _over_training(agents: Sequence[Agent], metric: str) -> str:
+    """Of the mean over all validations of a training: of returns, the area under the learning curve by its length."""
+    found = curve(agents, metric)
+    return "" if found is None else str(bootstrap([found[1].mean(1)]))
 
 
 def _steps_to_threshold(agents: Sequence[Agent], threshold: float | None) -> str:
@@ -73,7 +79,12 @@ def comparisons(groups: Groups, baseline: str) -> Rows:
                     "model": model,
                     f"test return less {baseline}'s, IQM [95% CI]": str(difference(own, other, paired=pair)),
                     f"P(better than {baseline}) [95% CI]": str(probability_of_improvement([own], [other])),
-                    f"overestimation less {baseline}'s, IQM [95% CI]": _overestimation(agents, base, pair),
+                    f"return over the training less {baseline}'s, IQM [95% CI]": _less_over_training(
+                        agents, base, "val/return_mean", pair
+                    ),
+                    f"overestimation less {baseline}'s, IQM [95% CI]": _less_over_training(
+                        agents, base, "val/overestimation", pair
+                    ),
                     "seeds": "the same" if pair else "different",
                 }
             )
@@ -86,9 +97,9 @@ def comparisons(groups: Groups, baseline: str) -> Rows:
     return rows
 
 
-def _overestimation(agents: Sequence[Agent], base: Sequence[Agent], paired: bool) -> str:
-    """Of the mean over all validations."""
-    own, other = curve(agents, "val/overestimation"), curve(base, "val/overestimation")
+def _less_over_training(agents: Sequence[Agent], base: Sequence[Agent], metric: str, paired: bool) -> str:
+    """Of the difference between the means over all validations."""
+    own, other = curve(agents, metric), curve(base, metric)
     if own is None or other is None:
         return ""
     return str(difference(own[1].mean(1), other[1].mean(1), paired=paired))
