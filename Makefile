@@ -46,7 +46,7 @@ check:
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/pytest -m '$(TESTS)' -n $(TEST_JOBS) --dist loadfile
+	$(BIN)/pytest -m '$(TESTS)' -n $(TEST_JOBS) --dist loadfile --no-loadscope-reorder
 
 format:
 	$(BIN)/ruff check --fix

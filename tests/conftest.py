@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,9 +22,12 @@ from mlflow.entities import Run  # noqa: E402
 from trilab.tracking.settings import Tracking  # noqa: E402
 from trilab.tracking.store import connect  # noqa: E402
 
-# A shell starts what it puts in the background with SIGINT ignored, and so would be every process that a test stops.
+# A shell starts what it puts in the background with SIGINT ignored, and nohup with SIGHUP: so would be every process that
+# a test stops.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 #: A few steps of anything, without what takes time.
 FEW_STEPS = ["trainer.max_epochs=1", "trainer.limit_train_batches=2", "trainer.limit_val_batches=1"]
@@ -33,6 +37,12 @@ SMALL = {
     "vision": ["data.batch_size=8", "data.eval_batch_size=64", "data.download=false"],
     "recsys": ["data.train_rows=2000", "data.val_rows=500", "data.test_rows=500", "data.batch_size=64"],
 }
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with many slow tests first, so that no process is left with a long one when the others are done."""
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])
 
 
 def small(experiment: str) -> list[str]:
