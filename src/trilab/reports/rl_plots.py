@@ -98,7 +98,7 @@ def _curves(groups: Groups, metric: str, label: str, path: Path, mark: Mark, ord
 def _with_threshold(axis: Axes, models: Mapping[str, Sequence[Agent]]) -> None:
     threshold = _threshold(models)
     if threshold is not None:
-        axis.axhline(threshold, color="grey", linestyle=":", linewidth=1, label=f"solved at {threshold:g}")
+        axis.axhline(threshold, color="grey", linestyle=":", linewidth=1, label="solved")
 
 
 def _with_zero(axis: Axes, models: Mapping[str, Sequence[Agent]]) -> None:

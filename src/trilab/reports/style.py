@@ -10,8 +10,8 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 # Okabe & Ito's palette (https://jfly.uni-koeln.de/color/), which colour-blind people can tell apart; yellow left out,
-# which nobody can see on white. Line styles differ too, for print without colours.
-COLOURS = ("#000000", "#E69F00", "#0072B2", "#009E73", "#D55E00", "#CC79A7", "#56B4E9")
+# which nobody can see on white, and a grey and a brown added. Line styles differ too, for print without colours.
+COLOURS = ("#000000", "#E69F00", "#0072B2", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#999999", "#8C510A")
 STYLES = ("-", "--", "-.", ":")
 PANEL = (5.0, 3.6)  # inches
 _DPI = 120
