@@ -22,8 +22,8 @@ from mlflow.entities import Run  # noqa: E402
 from trilab.tracking.settings import Tracking  # noqa: E402
 from trilab.tracking.store import connect  # noqa: E402
 
-# A shell starts what it puts in the background with SIGINT ignored, and nohup with SIGHUP: so would be every process that
-# a test stops.
+# A shell starts what it puts in the background with SIGINT ignored, and nohup with SIGHUP: so would be every process
+# that a test stops.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
