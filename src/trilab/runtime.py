@@ -17,6 +17,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
@@ -246,7 +247,7 @@ def import_torchvision() -> None:
 
 
 def import_torchmetrics() -> None:
-    """Imports torchmetrics, which Lightning is built on, without scipy.signal: half of the time that it takes.
+    """Imports torchmetrics, which Lightning is built on, without scipy.signal: two thirds of the time that it takes.
 
     All it wants of scipy.signal is to see whether that has a window of an old name, which a metric of speech looks for.
     Whoever imports scipy.signal later gets the real one.
@@ -255,7 +256,7 @@ def import_torchmetrics() -> None:
         return
     scipy: Any = importlib.import_module("scipy")
     asked: Any = ModuleType("scipy.signal")
-    asked.hamming = None
+    asked.__spec__, asked.hamming = ModuleSpec("scipy.signal", None), None
     sys.modules["scipy.signal"] = scipy.signal = asked
     try:
         importlib.import_module("torchmetrics")
