@@ -70,7 +70,7 @@ def test_every_experiment_runs(experiment: str, runs: Runs) -> None:
 def test_a_run_holds_its_whole_configuration_and_says_what_it_ran_on(runs: Runs, workdir: Path) -> None:
     assert trilab("train", *small("vision/mnist_cnn"), "seed=5", "precision=bf16-mixed", "accelerator=cpu") == 0
     [run] = runs()
-    assert run.data.params["optimizer.lr"] == "0.003"
+    assert run.data.params["optimizer.lr"] == "0.005"
     assert run.data.params["seed"] == "5"
     assert run.data.params["model.network.channels"] == "[32, 64]"
     tags = run.data.tags
