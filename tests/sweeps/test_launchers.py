@@ -155,7 +155,8 @@ def test_a_worker_that_is_killed_takes_no_other_run_with_it(launcher: str, workd
     sweep = [*(text for text in LONG if "max_epochs" not in text), *epochs]
     process = start(workdir, *sweep, f"hydra/launcher={launcher}", *parallel)
     first = workdir / "outputs" / "sweeps" / "long" / "0" / "process.json"
-    wait_for(lambda: "trainer.max_epochs=100000" in store.children and first.is_file(), process)
+    started = "trainer.max_epochs=100000"
+    wait_for(lambda: first.is_file() and started in {run.info.run_name for run in store.runs()}, process)
     wait_for(lambda: any(run.info.status == "FINISHED" for run in store.runs()), process)
     os.kill(int(json.loads(first.read_text())["process.pid"]), signal.SIGKILL)
     output, _ = process.communicate(timeout=180)
