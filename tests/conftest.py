@@ -1,13 +1,15 @@
 """Fixtures that the tests of several parts share."""
 
+import contextlib
 import os
 import shutil
 import signal
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from trilab.runtime import prepare_imports
@@ -64,6 +66,21 @@ def _one_thread() -> None:
 def _own_spool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRILAB_SPOOL", str(tmp_path / "spool"))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)  # mlflow.set_tracking_uri of another test leaves it set
+
+
+@pytest.fixture(autouse=True)
+def _no_run_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A test that fails between starting a run and stopping it must not leave it at work beside the others."""
+    if request.node.get_closest_marker("slow") is None:
+        yield
+        return
+    before = set(psutil.Process().children())
+    yield
+    for process in set(psutil.Process().children()) - before:
+        with contextlib.suppress(psutil.Error):
+            if "trilab" in process.cmdline():
+                for one in [*process.children(recursive=True), process]:
+                    one.kill()
 
 
 @pytest.fixture(scope="session")

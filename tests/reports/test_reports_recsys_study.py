@@ -22,6 +22,7 @@ from trilab.reports.page import markdown
 from trilab.reports.recsys_runs import collect, grouped
 from trilab.reports.recsys_study import main, report
 from trilab.reports.study import Study, StudyRun
+from trilab.tracking.process import process_tags
 
 README = "# Question\n\n<!-- results -->\nof last week\n<!-- /results -->\n\nafter\n"
 STUDY = {
@@ -340,6 +341,17 @@ def test_runs_are_made_once_and_in_order(fake: list[str], tmp_path: Path) -> Non
     assert "accelerator" not in (tmp_path / "log").read_text()
     run_study(study, uri(tmp_path), jobs=2, command=fake)
     assert log(tmp_path) == whole
+
+
+def test_a_study_that_runs_already_is_not_run_beside_itself(store: Store, fake: list[str], tmp_path: Path) -> None:
+    other = store.client.create_run(store.experiment, run_name="seed=1", tags=process_tags()).info.run_id
+    with pytest.raises(ConfigError) as raised:
+        run_study(runs_study([["who=a"]]), uri(tmp_path), command=fake)
+    assert f"studies/made_up: its run seed=1 is still running, as process {os.getpid()}" in str(raised.value)
+    assert not (tmp_path / "log").exists()
+    store.client.set_tag(other, "process.start", "1")  # the process with that number is another by now
+    run_study(runs_study([["who=a"]]), uri(tmp_path), command=fake)
+    assert log(tmp_path) == [("begin", "a"), ("end", "a")]
 
 
 def test_a_run_gets_the_ids_of_those_it_needs_of_its_own_seed(fake: list[str], tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from trilab.config.preflight import preflight
 from trilab.errors import UserError, say
 from trilab.reports.runs import all_runs
 from trilab.reports.study import Study, StudyRun
+from trilab.tracking.process import require_ended
 from trilab.tracking.settings import Tracking
 from trilab.tracking.store import MlflowClient, connect
 
@@ -57,7 +58,7 @@ def run_study(study: Study, uri: str, jobs: int = 1, command: Sequence[str] = TR
         command: what is called with the overrides of a run.
 
     Raises:
-        ConfigError: one of the runs is wrongly configured.
+        ConfigError: one of the runs is wrongly configured; or the study is running already.
         UserError: runs failed; the others are finished, and the next call makes the failed ones again.
     """
     seeds: list[int | None] = [*study.seeds] or [None]
@@ -68,6 +69,7 @@ def run_study(study: Study, uri: str, jobs: int = 1, command: Sequence[str] = TR
         own = [*task.run.overrides, *([f"seed={task.seed}"] if task.seed is not None else [])]
         task.title = f"run {position} of {len(tasks)}: {' '.join(own)}"
     client, experiment_id = connect(Tracking(study.name, uri))
+    require_ended(study.name, all_runs(client, experiment_id))
     failures = _Schedule(study, client, experiment_id, uri, jobs, command).work(tasks)
     if failures:
         raise UserError(f"{len(failures)} of {len(tasks)} runs failed: {'; '.join(failures)}")

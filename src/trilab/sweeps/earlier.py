@@ -13,7 +13,7 @@ from trilab.sweeps.judge import history_of, scores
 from trilab.sweeps.outcome import Outcome, latest, read_all
 from trilab.tracking.failures import Unreachable
 from trilab.tracking.lookup import children, search
-from trilab.tracking.process import is_gone, named
+from trilab.tracking.process import is_gone, named, require_ended
 from trilab.tracking.recovery import recover
 from trilab.tracking.run import Run
 from trilab.tracking.settings import Tracking
@@ -81,13 +81,7 @@ def find_earlier(settings: Tracking, name: str, folder: Path, objectives: Object
             f"sweep.name={name}: that sweep is running, as {named(tags)}. Wait for it, stop it, or choose another name."
         )
     nested = children(client, run.info.run_id)
-    for child in nested:
-        if child.info.status == "RUNNING" and not is_gone(dict(child.data.tags)):
-            raise ConfigError(
-                f"sweep.name={name}: its run {child.info.run_name} is still running, as "
-                f"{named(dict(child.data.tags))}. Wait for it, or stop it. If it was lost with its machine, delete it "
-                "in the UI."
-            )
+    require_ended(f"sweep.name={name}", nested)
     files = {outcome.run_id: outcome for outcome in read_all(folder)}
     outcomes = []
     for child in nested:

@@ -3,11 +3,18 @@
 import os
 import platform
 import subprocess
+from collections.abc import Iterable
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
+
+from trilab.errors import ConfigError
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run as StoredRun
 
 _HOST, _SPACE, _PID, _START = "process.host", "process.space", "process.pid", "process.start"
 
@@ -86,3 +93,19 @@ def space_filter() -> str:
 def named(tags: dict[str, str]) -> str:
     """A process in words."""
     return f"process {tags.get(_PID, '?')} on {tags.get(_HOST, '?')}"
+
+
+def require_ended(what: str, runs: "Iterable[StoredRun]") -> None:
+    """Raises ConfigError for the first run that goes on in a process, or in one of which that cannot be told from here.
+
+    Args:
+        what: they are runs of: `sweep.name=s`.
+        runs: of the store, the ended ones among them.
+    """
+    for run in runs:
+        tags = dict(run.data.tags)
+        if run.info.status == "RUNNING" and not is_gone(tags):
+            raise ConfigError(
+                f"{what}: its run {run.info.run_name} is still running, as {named(tags)}. Wait for it, or stop it. "
+                "If it was lost with its machine, delete it in the UI."
+            )
