@@ -278,4 +278,4 @@ def test_completion_knows_the_studies(mine: Path) -> None:
         text=True,
         check=True,
     )
-    assert done.stdout.split() == ["recommenders", "recommenders_clicks"]
+    assert done.stdout.split() == ["recommenders", "recommenders_clicks", "recommenders_movielens_1m"]
