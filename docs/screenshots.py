@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tests" / "browser"))
+sys.path[:0] = [str(ROOT / "tests" / "browser"), str(ROOT / "tests")]
 
 import dashboard_pages as pages  # noqa: E402
 from dashboard_store import Dashboard, Store, served, trilab  # noqa: E402

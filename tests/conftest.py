@@ -17,6 +17,7 @@ from trilab.runtime import prepare_imports
 prepare_imports()  # before anything imports torchvision or Lightning
 
 import torch  # noqa: E402
+import warm  # noqa: E402
 from fake_movielens import write_1m, write_100k, write_ncf  # noqa: E402
 from mlflow import MlflowClient  # noqa: E402
 from mlflow.entities import Run  # noqa: E402
@@ -74,11 +75,11 @@ def _no_run_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
     if request.node.get_closest_marker("slow") is None:
         yield
         return
-    before = set(psutil.Process().children())
+    before = {*psutil.Process().children(), *warm.children()}
     yield
-    for process in set(psutil.Process().children()) - before:
+    for process in {*psutil.Process().children(), *warm.children()} - before:
         with contextlib.suppress(psutil.Error):
-            if "trilab" in process.cmdline():
+            if "trilab" in process.cmdline() or process in warm.children():
                 for one in [*process.children(recursive=True), process]:
                     one.kill()
 

@@ -2,8 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -13,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
+import warm
 from conftest import SMALL
 from mlflow import MlflowClient
 from mlflow.entities import Run
@@ -141,18 +140,11 @@ def test_a_shared_run_is_gone_on_with(runs: Runs, workdir: Path) -> None:
 # Ends
 
 
-def start(folder: Path) -> subprocess.Popen[str]:
-    arguments = [*CLICKS, *ALIKE, *TWO, "trainer.max_epochs=100000"]
-    return subprocess.Popen(
-        [sys.executable, "-m", "trilab", "train", *arguments],
-        cwd=folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+def start(folder: Path) -> warm.Trilab:
+    return warm.Trilab("train", *CLICKS, *ALIKE, *TWO, "trainer.max_epochs=100000", cwd=folder)
 
 
-def peers_of(process: subprocess.Popen[str], runs: Runs) -> list[psutil.Process]:
+def peers_of(process: warm.Trilab, runs: Runs) -> list[psutil.Process]:
     deadline = time.monotonic() + 120
     while not any("val/auc" in run.data.metrics for run in runs()):
         assert process.poll() is None, process.communicate()[0]

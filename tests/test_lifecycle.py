@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import warm
 from conftest import FEW_STEPS, SMALL
 from mlflow import MlflowClient
 from mlflow.entities import Run
@@ -21,21 +22,15 @@ def _spool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 LONG = ["experiment=rl/double_dqn_cartpole", "data.total_env_steps=100000000", "trainer.max_epochs=-1"]
 
 
-def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "trilab", "train", *arguments],
-        cwd=folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+def start(folder: Path, *arguments: str) -> warm.Trilab:
+    return warm.Trilab("train", *arguments, cwd=folder)
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 90) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.1)
+        time.sleep(0.3)
 
 
 @pytest.mark.slow
@@ -71,7 +66,10 @@ def test_a_stopped_sweep_starts_no_further_run(workdir: Path, runs: Callable[[],
 @pytest.mark.slow
 def test_a_run_stopped_while_it_starts_leaves_none_running(workdir: Path, runs: Callable[[], list[Run]]) -> None:
     for delay in (0.3, 1.0, 2.0, 3.0, 4.0):
-        process = start(workdir, *LONG)
+        process = subprocess.Popen(  # a fresh one, which has its packages to import
+            [sys.executable, "-m", "trilab", "train", *LONG],
+            cwd=workdir, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )  # fmt: skip
         time.sleep(delay)
         process.send_signal(signal.SIGINT)
         output, _ = process.communicate(timeout=60)
@@ -101,7 +99,7 @@ def test_a_run_that_is_killed_at_once_is_ended_by_the_next_command(
     process.kill()
     process.communicate(timeout=60)
     assert [run.info.status for run in runs()] == ["RUNNING"]
-    done = subprocess.run([sys.executable, "-m", "trilab", "sync"], cwd=workdir, capture_output=True, text=True)
+    done = warm.run("sync", cwd=workdir)
     assert done.returncode == 0, done.stdout + done.stderr
     [run] = runs()
     assert run.info.status == "KILLED"

@@ -4,8 +4,6 @@ import json
 import re
 import signal
 import socket
-import subprocess
-import sys
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -13,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import warm
 from mlflow.entities import Run
 from test_resume import client
 from test_train import small, trilab
@@ -27,14 +26,9 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def start(*arguments: str) -> tuple["subprocess.Popen[str]", str]:
+def start(*arguments: str) -> tuple[warm.Trilab, str]:
     """A server, and its address."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "trilab", "serve", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    process = warm.Trilab("serve", *arguments, cwd=Path.cwd())
     assert process.stdout is not None
     said = ""
     for line in process.stdout:

@@ -247,7 +247,7 @@ def import_torchvision() -> None:
 
 
 def import_torchmetrics() -> None:
-    """Imports torchmetrics, which Lightning is built on, without scipy.signal, which takes longer to import than all the rest.
+    """Imports torchmetrics, which Lightning is built on, without scipy.signal: most of what that takes.
 
     All it wants of scipy.signal is to see whether that has a window of an old name, which a metric of speech looks for.
     Whoever imports scipy.signal later gets the real one.

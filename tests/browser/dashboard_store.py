@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import warm
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
@@ -92,10 +93,9 @@ def trilab(store: Store, data: Path, *arguments: str) -> None:
         data: folder of data sets.
         arguments: of the command.
     """
-    command, environment = _command(*arguments), _environment(store.folder, data)
-    done = subprocess.run(command, cwd=store.folder, env=environment, capture_output=True, text=True)
+    done = warm.run(*arguments, cwd=store.folder, env=_environment(store.folder, data))
     if done.returncode:
-        raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
+        raise RuntimeError(f"trilab {' '.join(arguments)} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
 
 
 def train_until(store: Store, data: Path, arguments: Sequence[str], experiment: str, metric: str, points: int) -> None:
@@ -109,10 +109,9 @@ def train_until(store: Store, data: Path, arguments: Sequence[str], experiment: 
         metric: that is waited for.
         points: of it.
     """
-    process = subprocess.Popen(
-        _command("train", *arguments), cwd=store.folder, env=_environment(store.folder, data),
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+    process = warm.Trilab(
+        "train", *arguments, cwd=store.folder, env=_environment(store.folder, data), stdout=subprocess.DEVNULL
+    )
     try:
         deadline = time.monotonic() + 300
         while not any(
@@ -133,7 +132,12 @@ def served(store: Store) -> Iterator[Dashboard]:
     """`trilab ui` on a store; Ctrl-C ends it."""
     environment = {**_environment(store.folder, store.folder), "PYTHONUNBUFFERED": "1"}
     process = subprocess.Popen(
-        _command("ui"), cwd=store.folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [sys.executable, "-m", "trilab", "ui"],
+        cwd=store.folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
     try:
         assert process.stdout is not None
@@ -152,10 +156,6 @@ def served(store: Store) -> Iterator[Dashboard]:
             process.wait(timeout=120)
         finally:
             process.kill()
-
-
-def _command(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "trilab", *arguments]
 
 
 def _environment(folder: Path, data: Path) -> dict[str, str]:

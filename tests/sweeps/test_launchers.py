@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import stat
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ from typing import Any
 
 import psutil
 import pytest
+import warm
 from conftest import FEW_STEPS, SMALL
 from mlflow import MlflowClient
 from mlflow.entities import Run
@@ -41,10 +41,6 @@ LAUNCHERS = ["joblib", "submitit_local", "ray"]
 def needs(launcher: str) -> None:
     package = {"submitit_local": "submitit", "slurm": "submitit"}.get(launcher, launcher)
     pytest.importorskip(package, reason=f"needs the package {package}")
-
-
-def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "trilab", "train", *arguments]
 
 
 @dataclass
@@ -77,7 +73,7 @@ def numbers(run: Run) -> dict[str, float]:
 @pytest.fixture(scope="module")
 def basic(tmp_path_factory: pytest.TempPathFactory) -> Store:
     folder = tmp_path_factory.mktemp("basic")
-    done = subprocess.run(command(*SWEEP), cwd=folder, capture_output=True, text=True)
+    done = warm.run("train", *SWEEP, cwd=folder)
     assert done.returncode == 1, done.stdout + done.stderr
     return Store(folder)
 
@@ -86,7 +82,7 @@ def basic(tmp_path_factory: pytest.TempPathFactory) -> Store:
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_every_launcher_gives_what_the_first_one_gives(launcher: str, basic: Store, workdir: Path) -> None:
     needs(launcher)
-    done = subprocess.run(command(*SWEEP, f"hydra/launcher={launcher}"), cwd=workdir, capture_output=True, text=True)
+    done = warm.run("train", *SWEEP, f"hydra/launcher={launcher}", cwd=workdir)
     assert done.returncode == 1, done.stdout + done.stderr
     store = Store(workdir)
     assert store.parent.info.status == basic.parent.info.status == "FAILED"
@@ -102,18 +98,12 @@ def test_every_launcher_gives_what_the_first_one_gives(launcher: str, basic: Sto
     assert "Traceback" not in done.stdout + done.stderr
 
 
-def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        command(*arguments), cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-
-
-def wait_for(condition: Callable[[], object], process: subprocess.Popen[str], seconds: float = 300) -> None:
+def wait_for(condition: Callable[[], object], process: warm.Trilab, seconds: float = 300) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.1)
+        time.sleep(0.3)
 
 
 def validated(store: Store) -> list[Run]:
@@ -130,7 +120,8 @@ def test_ctrl_c_ends_every_run_and_leaves_no_process(launcher: str, workdir: Pat
     parallel = "cpus_per_run=1" if launcher == "ray" else "n_jobs=2"
     # More processors than there are: the runs are to be two at once wherever the test runs.
     more = ["hydra.launcher.num_cpus=2"] if launcher == "ray" else []
-    process = start(workdir, *LONG, "seed=1,2,3", f"hydra/launcher={launcher}", f"hydra.launcher.{parallel}", *more)
+    choice = [f"hydra/launcher={launcher}", f"hydra.launcher.{parallel}", *more]
+    process = warm.Trilab("train", *LONG, "seed=1,2,3", *choice, cwd=workdir)
     wait_for(lambda: len(validated(store)) == 2, process)
     family = psutil.Process(process.pid).children(recursive=True)
     assert len(family) >= 2
@@ -153,7 +144,7 @@ def test_a_worker_that_is_killed_takes_no_other_run_with_it(launcher: str, workd
     # The first run goes on until somebody ends it.
     epochs = ["trainer.max_epochs=100000,2,3"]
     sweep = [*(text for text in LONG if "max_epochs" not in text), *epochs]
-    process = start(workdir, *sweep, f"hydra/launcher={launcher}", *parallel)
+    process = warm.Trilab("train", *sweep, f"hydra/launcher={launcher}", *parallel, cwd=workdir)
     first = workdir / "outputs" / "sweeps" / "long" / "0" / "process.json"
     started = "trainer.max_epochs=100000"
     wait_for(lambda: first.is_file() and started in {run.info.run_name for run in store.runs()}, process)
@@ -178,7 +169,7 @@ def test_a_worker_that_is_killed_takes_no_other_run_with_it(launcher: str, workd
 @pytest.mark.slow
 def test_workers_end_with_the_process_that_launched_them(workdir: Path) -> None:
     store = Store(workdir)
-    process = start(workdir, *LONG, "seed=1,2", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+    process = warm.Trilab("train", *LONG, "seed=1,2", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", cwd=workdir)
     wait_for(lambda: len(validated(store)) == 2, process)
     family = psutil.Process(process.pid).children(recursive=True)
     process.kill()
@@ -244,7 +235,7 @@ def test_slurm_gets_an_array_and_gives_the_same(slurm: Path, basic: Store, workd
         "hydra.launcher.array_parallelism=4",
         "hydra.launcher.setup=['export A=1']",
     ]
-    done = subprocess.run(command(*SWEEP, "hydra/launcher=slurm", *knobs), cwd=workdir, capture_output=True, text=True)
+    done = warm.run("train", *SWEEP, "hydra/launcher=slurm", *knobs, cwd=workdir)
     assert done.returncode == 1, done.stdout + done.stderr
     script = (slurm / "jobs" / "script").read_text()
     for expected in ("--partition=short", "--time=9", "--array=0-3%4", "--cpus-per-task=4", "export A=1"):
@@ -259,7 +250,7 @@ def test_slurm_gets_an_array_and_gives_the_same(slurm: Path, basic: Store, workd
 @pytest.mark.slow
 def test_ctrl_c_cancels_the_jobs_of_slurm(slurm: Path, workdir: Path) -> None:
     store = Store(workdir)
-    process = start(workdir, *LONG, "seed=1,2", "hydra/launcher=slurm")
+    process = warm.Trilab("train", *LONG, "seed=1,2", "hydra/launcher=slurm", cwd=workdir)
     wait_for(lambda: len(validated(store)) == 2, process)
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=120)

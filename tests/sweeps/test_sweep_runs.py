@@ -4,12 +4,11 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import warm
 from conftest import FEW_STEPS, SMALL
 from mlflow import MlflowClient
 from mlflow.entities import Run
@@ -280,9 +279,7 @@ def test_a_stopped_sweep_is_killed_with_its_run_and_can_be_gone_on_with(workdir:
     parent, [child] = family(runs())
     assert {parent.info.status, child.info.status} == {"KILLED"}
     assert not list((workdir / "outputs" / "sweeps" / "s").rglob("outcome.json"))
-    done = subprocess.run(
-        [sys.executable, "-m", "trilab", "sweep", "status", "s"], cwd=workdir, capture_output=True, text=True
-    )
+    done = warm.run("sweep", "status", "s", cwd=workdir)
     assert done.returncode == 0, done.stderr
     assert re.search(r"stopped +1 +seed=1", done.stdout)
     assert re.search(r"to do +2", done.stdout)
@@ -293,8 +290,7 @@ def test_on_a_terminal_one_line_is_renewed_below_those_that_stay(workdir: Path) 
     import pty
 
     ours, theirs = pty.openpty()
-    command = [sys.executable, "-m", "trilab", "train", "-m", "seed=1,2", *RECSYS]
-    process = subprocess.Popen(command, cwd=workdir, stdin=theirs, stdout=theirs, stderr=theirs)
+    process = warm.Trilab("train", "-m", "seed=1,2", *RECSYS, cwd=workdir, stdin=theirs, stdout=theirs, stderr=theirs)
     os.close(theirs)
     seen = b""
     while True:
