@@ -75,11 +75,11 @@ def _no_run_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
     if request.node.get_closest_marker("slow") is None:
         yield
         return
-    before = {*psutil.Process().children(), *warm.children()}
+    before = set(warm.children())
     yield
-    for process in {*psutil.Process().children(), *warm.children()} - before:
+    for process in set(warm.children()) - before:
         with contextlib.suppress(psutil.Error):
-            if "trilab" in process.cmdline() or process in warm.children():
+            if {"trilab", warm.__file__} & set(process.cmdline()):
                 for one in [*process.children(recursive=True), process]:
                     one.kill()
 

@@ -119,7 +119,7 @@ def test_a_sweep_of_shared_runs_has_a_run_and_a_folder_for_each(runs: Runs, work
     folders = sorted((workdir / "outputs" / "sweeps" / "pair").iterdir())
     assert [folder.name for folder in folders if folder.is_dir()] == ["0", "1"]
     assert (folders[0] / "checkpoints" / "best.ckpt").is_file()
-    assert psutil.Process().children(recursive=True) == []
+    assert warm.children() == []
 
 
 @pytest.mark.exhaustive

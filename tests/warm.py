@@ -1,4 +1,4 @@
-"""`trilab` as a process of its own that has imported its packages already.
+"""Processes of their own, of trilab and of a few lines of code, that have imported their packages already.
 
 A process takes seconds to import torch, Lightning and MLflow, most of what a short run takes, and the tests start many.
 Here one process imports them and forks for each command, so that a test has a real process - its own id, signals, exit
@@ -34,12 +34,12 @@ _NUMBER = struct.Struct("!I")
 _FORKS = hasattr(os, "pidfd_open")
 
 
-class Trilab(subprocess.Popen[str]):
-    """`python -m trilab ARGUMENTS` in a folder, as `subprocess.Popen` starts it, with the packages imported.
+class Python(subprocess.Popen[str]):
+    """`python -m MODULE ARGUMENTS` or `python -c CODE ARGUMENTS`, as `subprocess.Popen` starts it.
 
     Args:
-        arguments: of the command line.
-        cwd: the folder that it works in.
+        arguments: of the command line, the first of them -m or -c.
+        cwd: the folder that it works in; None for that of this process.
         env: its environment; None for that of this process.
         stdin, stdout, stderr: as those of `Popen`.
     """
@@ -47,7 +47,7 @@ class Trilab(subprocess.Popen[str]):
     def __init__(
         self,
         *arguments: str,
-        cwd: Path,
+        cwd: Path | None = None,
         env: Mapping[str, str] | None = None,
         stdin: int | IO[Any] | None = None,
         stdout: int | IO[Any] | None = subprocess.PIPE,
@@ -59,13 +59,13 @@ class Trilab(subprocess.Popen[str]):
     def _execute_child(self, args: Sequence[str], *rest: Any) -> None:
         """Has the warm process fork where `Popen` would fork and execute."""
         if not _FORKS:
-            super()._execute_child([sys.executable, "-m", "trilab", *args], *rest)
+            super()._execute_child([sys.executable, *args], *rest)
             return
         cwd, env = rest[4:6]
         given: tuple[int, ...] = rest[9:15]
         files = [own if end == -1 else end for own, end in enumerate((given[0], given[3], given[5]))]
         try:
-            self.pid, self._ends = _warm().start(args, cwd, os.environ if env is None else env, files)
+            self.pid, self._ends = _warm().start(args, cwd or Path.cwd(), os.environ if env is None else env, files)
             self._child_created = True
         finally:
             self._close_pipe_fds(*given)
@@ -90,8 +90,15 @@ class Trilab(subprocess.Popen[str]):
         return self.pid, _NUMBER.unpack(told)[0] if told else signal.SIGKILL
 
 
+class Trilab(Python):
+    """`trilab ARGUMENTS` in a folder; the rest as of `Python`."""
+
+    def __init__(self, *arguments: str, cwd: Path, **rest: Any) -> None:
+        super().__init__("-m", "trilab", *arguments, cwd=cwd, **rest)
+
+
 def run(*arguments: str, cwd: Path, env: Mapping[str, str] | None = None) -> "subprocess.CompletedProcess[str]":
-    """As `subprocess.run` with the output captured."""
+    """`trilab ARGUMENTS`, to its end, as `subprocess.run` with the output captured."""
     with Trilab(*arguments, cwd=cwd, env=env, stderr=subprocess.PIPE) as process:
         out, err = process.communicate()
     return subprocess.CompletedProcess(list(arguments), process.returncode, out, err)
@@ -108,8 +115,8 @@ class _Warm:
             )
 
     @property
-    def children(self) -> list[psutil.Process]:
-        return psutil.Process(self._process.pid).children()
+    def pid(self) -> int:
+        return self._process.pid
 
     def start(
         self, arguments: Sequence[str], cwd: Path, env: Mapping[str, str], files: Sequence[int]
@@ -131,8 +138,12 @@ _started: dict[int, _Warm] = {}
 
 
 def children() -> list[psutil.Process]:
-    """Those of the processes of this module that are still there."""
-    return _started[os.getpid()].children if os.getpid() in _started else []
+    """The children of this process, with those of the warm one in its place."""
+    found = psutil.Process().children()
+    if (kept := _started.get(os.getpid())) is not None:
+        found = [child for child in found if child.pid != kept.pid]
+        found += psutil.Process(kept.pid).children()
+    return found
 
 
 def _warm() -> _Warm:
@@ -219,10 +230,13 @@ if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the tests, whose end is this one's
     _import_everything()
     gc.freeze()  # else the first collection of each child copies every page
-    sys.argv = ["trilab", *_serve(socket.socket(fileno=int(sys.argv[1])))]
+    how, what, *sys.argv[1:] = _serve(socket.socket(fileno=int(sys.argv[1])))
     code: Any = 0
     try:
-        runpy.run_module("trilab", run_name="__main__", alter_sys=True)
+        if how == "-m":
+            runpy.run_module(what, run_name="__main__", alter_sys=True)
+        else:
+            exec(what, {"__name__": "__main__"})
     except SystemExit as end:
         code = end.code
     # The end of an interpreter, but for clearing every module, which takes a second.

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+import warm
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
@@ -44,8 +45,7 @@ def spool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def killed(uri: str, flush_s: float) -> None:
     """Starts it, and kills it while it writes."""
-    command = [sys.executable, "-c", textwrap.dedent(FOREVER), uri, str(flush_s)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with warm.Python("-c", textwrap.dedent(FOREVER), uri, str(flush_s)) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "far enough\n"
         process.kill()

@@ -5,7 +5,6 @@ import multiprocessing
 import os
 import sqlite3
 import subprocess
-import sys
 import textwrap
 import threading
 import time
@@ -13,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import warm
 from mlflow import MlflowClient
 from mlflow_servers import RealServer, Server, served
 
@@ -419,7 +419,7 @@ def test_many_threads_lose_nothing(workdir: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seconds", [60])
+@pytest.mark.parametrize("seconds", [15, pytest.param(60, marks=pytest.mark.exhaustive)])
 def test_a_real_server_killed_in_mid_run_has_every_point_afterwards(
     seconds: float, real_server: RealServer, spool: Path
 ) -> None:
@@ -462,12 +462,9 @@ MANY = """
 def test_eight_processes_on_one_sqlite_store_lose_nothing(seconds: float, workdir: Path, spool: Path) -> None:
     uri = f"sqlite:///{workdir}/mlflow.db"
     processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", textwrap.dedent(MANY), uri, str(seconds), f"p{number}"],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )
+        warm.Python("-c", textwrap.dedent(MANY), uri, str(seconds), f"p{number}", stderr=subprocess.PIPE)
         for number in range(8)
-    ]  # fmt: skip
+    ]
     outputs = [process.communicate(timeout=seconds + 300) for process in processes]
     assert [process.returncode for process in processes] == [0] * 8, outputs
     for number, (steps, said) in enumerate(outputs):

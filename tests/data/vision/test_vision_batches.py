@@ -6,6 +6,7 @@ import psutil
 import pytest
 import pytorch_lightning as pl
 import torch
+import warm
 from fake_folder import ready, write_set
 from torch import nn
 
@@ -95,7 +96,7 @@ def test_first_images_are_of_the_seed_alone_and_not_augmented():
 
 
 def decoding_processes() -> list[psutil.Process]:
-    return [child for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE]
+    return [child for child in warm.children() if child.status() != psutil.STATUS_ZOMBIE]
 
 
 class Learner(pl.LightningModule):
