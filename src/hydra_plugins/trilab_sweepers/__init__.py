@@ -30,13 +30,17 @@ class _Sweeper(Sweeper):
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Called by Hydra before `sweep`."""
+        from trilab.sweeps.composer import Composer
+
         own = config.hydra.launcher
         if "n_jobs" in own:
             self._side_by_side = own.n_jobs or cores()
         elif "cpus_per_run" in own and own.address is None:
             self._side_by_side = max(1, int((own.num_cpus or cores()) // own.cpus_per_run))
+        loader: Any = Composer(hydra_context.config_loader)
+        context = HydraContext(loader, hydra_context.callbacks)
         self.launcher = Plugins.instance().instantiate_launcher(
-            hydra_context=hydra_context, task_function=task_function, config=config
+            hydra_context=context, task_function=task_function, config=config
         )
 
     def sweep(self, arguments: list[str]) -> Any:
