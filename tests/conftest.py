@@ -52,7 +52,8 @@ def small(experiment: str) -> list[str]:
     """What makes an experiment small on `fake_data`, whose MovieLens and Criteo are small by themselves."""
     field, _, name = experiment.partition("/")
     if name.startswith("cifar"):  # its files are known by their sums
-        return ["data=vision/fake", "data.batch_size=8", "data.eval_batch_size=64"]
+        narrow = ["model.network.widths=[8,16,16]"] if name.endswith("airbench") else []
+        return ["data=vision/fake", "data.batch_size=8", "data.eval_batch_size=64", *narrow]
     if name.endswith("pong"):  # a game takes thousands of steps
         return [*SMALL["rl"], "data.max_episode_steps=60", "data.replay_capacity=2000"]
     return SMALL[field] if field != "recsys" or name.endswith("synthetic") else ["data.batch_size=8"]

@@ -4,6 +4,7 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -30,7 +31,7 @@ LINK = re.compile(r"https?://(?:arxiv\.org|doi\.org|papers\.nips\.cc)/(?:[^\s()\
 
 
 @pytest.fixture
-def followed(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def followed(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder in which somebody did what the guide says."""
     blocks = re.findall(r"```(?:python|yaml)\n# (\S+?\.(?:py|yaml))\n(.*?)```", GUIDE, re.DOTALL)
     assert len(blocks) == 4
@@ -46,7 +47,9 @@ def followed(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
                 pixels = np.clip(generator.normal(shade, 30, (40, 48, 3)), 0, 255).astype(np.uint8)
                 Image.fromarray(pixels).save(folder / f"{number}.png")
     monkeypatch.syspath_prepend(str(workdir))
-    return workdir
+    yield workdir
+    for name in [name for name in sys.modules if name.partition(".")[0] == "my_models"]:
+        del sys.modules[name]  # another test has a module of that name
 
 
 @pytest.mark.slow

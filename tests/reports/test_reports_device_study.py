@@ -6,8 +6,8 @@ import sys
 import time
 from pathlib import Path
 
-import psutil
 import pytest
+import warm
 import yaml
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
@@ -167,7 +167,7 @@ def test_epochs_take_turns_after_a_first_one_of_each(study: DeviceStudy, tmp_pat
     assert (run.info.status, run.data.tags["timing.torch"]) == ("FINISHED", "9.9")
     measure(study, uri(tmp_path), arm(tmp_path))  # what the store holds is not timed again
     assert len(client.search_runs([experiment.experiment_id])) == 1
-    assert [child for child in psutil.Process().children() if "arm.py" in " ".join(child.cmdline())] == []
+    assert [child for child in warm.children() if "arm.py" in " ".join(child.cmdline())] == []
 
 
 @pytest.mark.parametrize(
@@ -183,7 +183,7 @@ def test_what_is_no_comparison_is_refused(study: DeviceStudy, tmp_path: Path, ch
         measure(study, uri(tmp_path), arm(tmp_path, **changes))
     assert said in str(raised.value)
     time.sleep(0.1)
-    assert [child for child in psutil.Process().children() if "arm.py" in " ".join(child.cmdline())] == []
+    assert [child for child in warm.children() if "arm.py" in " ".join(child.cmdline())] == []
 
 
 # The rows and the report, of made-up runs
