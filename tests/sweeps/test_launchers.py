@@ -35,7 +35,7 @@ RUN = [
 SWEEP = ["-m", *RUN, "seed=1,2", "trainer.val_check_interval=1,100000"]
 #: Minutes, if nobody stops it.
 LONG = ["-m", "experiment=recsys/deepfm_synthetic", *SMALL["recsys"], "trainer.max_epochs=100000", "sweep.name=long"]
-LAUNCHERS = ["joblib", "submitit_local", "ray"]
+LAUNCHERS = ["joblib", pytest.param("submitit_local", marks=pytest.mark.exhaustive), "ray"]  # Slurm: below
 
 
 def needs(launcher: str) -> None:
