@@ -1,4 +1,4 @@
-"""Signals, and many processes on one store: real processes, as a user starts them."""
+"""Signals, and many processes on one store: in processes of their own, as a user's are."""
 
 import signal
 import subprocess

@@ -199,6 +199,7 @@ def _become(cwd: Path, environment: dict[str, str], files: Sequence[int]) -> Non
         os.dup2(file, number)
     for file in files:
         os.close(file)
+    # They are to be open until the process ends, as those that they replace.
     sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w", buffering=1)  # noqa: SIM115
     os.chdir(cwd)
     os.environ.clear()
@@ -239,6 +240,8 @@ if __name__ == "__main__":
             exec(what, {"__name__": "__main__"})
     except SystemExit as end:
         code = end.code
+        if code is not None and not isinstance(code, int):
+            print(code, file=sys.stderr)
     # The end of an interpreter, but for clearing every module, which takes a second.
     threading._shutdown()
     atexit._run_exitfuncs()

@@ -16,8 +16,8 @@ from trilab.config.catalog import GROUPS
 class Composer:
     """A config loader for Hydra's launchers that reads the files once for all runs with the same options.
 
-    Hydra composes each run of a sweep from its files, which takes as long as a short run itself. Where runs differ in
-    plain values alone (`optimizer.lr=1e-3`, `seed=2`), what it makes differs in those and in the list of overrides.
+    Hydra composes each run of a sweep from its files, a good part of what a short run takes. Where runs differ in plain
+    values alone (`optimizer.lr=1e-3`, `seed=2`), what it makes differs in those and in the list of overrides.
     All else is composed anew: another option of a group, a key that is added or deleted, a list or a dictionary, which
     Hydra would merge, an interpolation.
 
