@@ -1,5 +1,6 @@
 """The machine as trilab sets it up."""
 
+import gc
 import subprocess
 import sys
 
@@ -8,7 +9,7 @@ import torch
 
 from trilab import runtime
 from trilab.errors import ConfigError
-from trilab.runtime import Accelerator
+from trilab.runtime import Accelerator, fast_imports
 
 
 def test_torchvision_works_beside_any_torch() -> None:
@@ -35,6 +36,28 @@ def test_lightning_is_imported_without_the_package_of_signals_which_can_be_had_l
         "assert torchmetrics.Accuracy(task='binary')(*torch.ones(2, 3).long()) == 1"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_collector_is_held_off_until_torch_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    def frozen_inside() -> int:
+        with fast_imports():
+            assert not gc.isenabled()
+        assert gc.isenabled()
+        return gc.get_freeze_count()
+
+    gc.unfreeze()
+    try:
+        monkeypatch.delitem(sys.modules, "torch")
+        assert frozen_inside() > 0  # a sweep imports MLflow first,
+        gc.unfreeze()
+        assert frozen_inside() > 0  # and torch with its first run
+        gc.unfreeze()
+        monkeypatch.setitem(sys.modules, "torch", torch)
+        with fast_imports():
+            assert gc.isenabled()
+        assert gc.get_freeze_count() == 0
+    finally:
+        gc.unfreeze()
 
 
 def test_settings_take_effect_and_are_recorded() -> None:

@@ -42,7 +42,6 @@ THREADS = "TRILAB_THREADS"
 #: The relative error up to which a faster product still counts as fp32: ten times that of an exact fp32 product.
 _FP32_GRADE = 2.5e-6
 
-_imported = False
 _kept: list[Any] = []  # objects that must outlive their function: torch.library registrations
 
 
@@ -160,13 +159,12 @@ def fast_imports() -> Iterator[None]:
     """Holds the garbage collector off while the heavy packages are imported: 6.3 s become 4.7 s.
 
     Imports make a million objects that stay for good, and the collector walks over them again and again. At the end
-    they are taken out of its sight, so that collections in training are short. Later uses in the same process do
-    nothing: there would be garbage among what they set aside.
+    they are taken out of its sight, so that collections in training are short. Where torch is there already nothing is
+    done: that was the greatest part, and there would be garbage among what is set aside.
 
     A signal waits for the end: an exception in the middle of torch's import can abort the process.
     """
-    global _imported
-    if _imported or not gc.isenabled():
+    if "torch" in sys.modules or not gc.isenabled():
         yield
         return
     gc.disable()
@@ -174,7 +172,6 @@ def fast_imports() -> Iterator[None]:
         with shielded():
             yield
     finally:
-        _imported = True
         gc.freeze()
         gc.enable()
 
