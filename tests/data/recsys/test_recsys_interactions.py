@@ -1,3 +1,4 @@
+import itertools
 from collections import Counter
 
 import numpy as np
@@ -8,7 +9,16 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import nn
 from torch.nn import functional as F
 
-from trilab.data.recsys.interactions import Interactions, Log, RankingData, SideFeatures, leave_one_out
+from trilab.data.recsys.interactions import (
+    Interactions,
+    Log,
+    RankingData,
+    SideFeatures,
+    leave_one_out,
+    recency_weights,
+)
+from trilab.data.recsys.negatives import NegativeBatches
+from trilab.data.recsys.ranking import ranking_metrics
 from trilab.errors import UserError
 
 USERS, ITEMS = 30, 60
@@ -106,6 +116,76 @@ def test_a_user_who_lacks_too_few_items_is_named():
         leave_one_out(log, 2, 10, validation=False, negatives=5, seed=0)
     data = leave_one_out(log, 2, 10, validation=False, negatives=4, seed=0)
     assert sorted(data.test.candidates[0].tolist()) == [5, 6, 7, 8, 9]
+
+
+def naive_weights(log: Log, half: float) -> list[float]:
+    rows = list(zip(log.users.tolist(), log.times.tolist(), strict=True))
+    raw = []
+    for place, (user, time) in enumerate(rows):
+        others = [at for other, (owner, at) in enumerate(rows) if owner == user and other != place]
+        later = sum(at > time for at in others) + sum(at == time for at in others) / 2
+        raw.append(1 / (1 + later / half))
+    sums, counts = Counter(), Counter(log.users.tolist())
+    for (user, _), weight in zip(rows, raw, strict=True):
+        sums[user] += weight
+    return [weight * counts[user] / sums[user] for (user, _), weight in zip(rows, raw, strict=True)]
+
+
+def test_recency_weighs_by_the_later_interactions_of_the_same_user():
+    rng = np.random.default_rng(5)
+    users = rng.permutation(np.repeat([0, 2, 3, 7], [1, 9, 30, 14]))
+    times = rng.integers(0, 12, len(users))  # many at the same time
+    times[users == 7] = 0
+    log = Log(users, np.arange(len(users)), times)
+    for half in (0.5, 4.0):
+        weights = recency_weights(log, half)
+        assert weights == pytest.approx(naive_weights(log, half))
+        assert weights[users == 7] == pytest.approx(np.ones(14))  # no order, no preference
+    latest, earlier = recency_weights(log_of((0, 1, 5), (0, 2, 3), (1, 1, 1)), half=1)[:2]
+    assert (latest, earlier) == pytest.approx((4 / 3, 2 / 3))
+
+
+def test_weights_belong_to_the_pairs_trained_on_and_do_not_see_what_is_held_out():
+    log = random_log()
+    assert split(log).weights is None
+    data = split(log, recency=3.0)
+    assert torch.equal(data.train, split(log).train)
+    kept = set(train_pairs(data))
+    rest = log.take(np.array([pair in kept for pair in zip(log.users.tolist(), log.items.tolist(), strict=True)]))
+    assert len(rest.users) == len(log.users) - 2 * USERS
+    place = (rest.users * ITEMS + rest.items).argsort()
+    assert data.weights.numpy() == pytest.approx(np.array(naive_weights(rest, 3.0))[place])
+
+
+def pairs(users: torch.Tensor, items: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.stack([users, items], 1), torch.zeros(len(users), 0)
+
+
+def test_recency_finds_what_users_have_turned_to():
+    """Each had twenty of one half of the items, and has had seven of the other since, the last of which is the test."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for user in range(USERS):
+        first = user % 2 * 30
+        before, since = first + rng.permutation(30)[:20], (first + 30) % 60 + rng.permutation(30)[:7]
+        rows += [(user, item, time) for time, item in enumerate([*before, *since])]
+
+    def hit_rate(recency: float | None) -> float:
+        data = leave_one_out(log_of(*rows), USERS, ITEMS, validation=False, negatives=20, seed=0, recency=recency)
+        batches = NegativeBatches(
+            data.train, USERS, ITEMS, 1, pairs, 500, torch.device("cpu"), weights=data.weights
+        )  # fmt: skip
+        ids, _, labels = (torch.cat(column) for column in zip(*itertools.chain(*[batches] * 20), strict=True))
+        # A model that knows of each user how much of what it is trained on is of which half.
+        share = torch.zeros(USERS, 2).index_put_((ids[:, 0], ids[:, 1] // 30), labels, accumulate=True)
+        scores = share[data.test.users[:, None], data.test.candidates // 30]
+        own = torch.zeros_like(scores)
+        own[:, 0] = 1
+        return float(ranking_metrics(scores, own, [10])["hit_rate_10"].mean())
+
+    # Of the twenty negatives some fourteen are of the half that is right, and tie with the one to be found.
+    assert hit_rate(recency=1.0) > 0.6
+    assert hit_rate(recency=None) < 0.35
 
 
 class Films(RankingData):

@@ -21,8 +21,8 @@ FILMS = [1193, 7, 3952, 20]
 def movielens(root: Path, **options) -> MovieLens:
     settings = {
         "dataset": "100k", "split": "latest", "root": str(root), "download": False, "side_features": [],
-        "train_negatives": 4, "eval_negatives": 99, "validation": "latest", "full_ranking": False, "cutoffs": [10],
-        "batch_size": 256, "eval_batch_size": 1000, "seed": 1, **options,
+        "train_negatives": 4, "recency": None, "eval_negatives": 99, "validation": "latest", "full_ranking": False,
+        "cutoffs": [10], "batch_size": 256, "eval_batch_size": 1000, "seed": 1, **options,
     }  # fmt: skip
     return MovieLens(**settings)
 
@@ -149,6 +149,15 @@ def test_a_line_that_is_wrong_is_named(tmp_path, file, line, text, said):
     lines = path.read_bytes().decode("latin-1").split("\n")
     path.write_bytes("\n".join([*lines[: line - 1], text, *lines[line:]]).encode("latin-1"))
     assert said in fails(tmp_path, side_features=ALL)
+
+
+def test_recency_weighs_what_is_trained_on(tmp_path):
+    write_1m(tmp_path)
+    data = loaded(tmp_path, dataset="1m", eval_negatives=1, cutoffs=[1], validation="none", recency=1.0)
+    held = data.interactions  # times fall from line to line
+    assert held.train.tolist() == [1, 2, 4 + 1, 6039 * 4, 6039 * 4 + 3]
+    assert held.weights.tolist() == pytest.approx([4 / 3, 2 / 3, 1, 2 / 3, 4 / 3])
+    assert loaded(tmp_path, dataset="1m", eval_negatives=1, cutoffs=[1]).interactions.weights is None
 
 
 def test_a_genre_that_is_wrong_is_named(tmp_path):

@@ -119,6 +119,31 @@ def test_an_epoch_has_each_positive_once_and_negatives_of_its_user():
     assert torch.equal(per_user, 4 * torch.bincount(keys // ITEMS, minlength=USERS))
 
 
+def test_with_weights_a_positive_is_in_an_epoch_as_often_as_its_weight_says():
+    keys = random_keys()
+    weights = torch.rand(len(keys), generator=torch.Generator().manual_seed(1), dtype=torch.float64) ** 3
+    weights /= weights.mean()
+    batches = batches_of(keys, weights=weights)
+    total = torch.zeros(len(keys), dtype=torch.float64)
+    for _ in range(400):
+        ids, _, labels = (torch.cat(column) for column in zip(*batches, strict=True))
+        drawn = ids[:, 0] * ITEMS + ids[:, 1]
+        place = torch.searchsorted(keys, drawn[labels == 1])
+        assert torch.equal(keys[place], drawn[labels == 1])
+        copies = torch.bincount(place, minlength=len(keys))
+        assert copies.sum() == len(keys)
+        assert ((copies - weights).abs() < 1).all()
+        assert not torch.isin(drawn[labels == 0], keys).any()
+        own = torch.bincount(ids[labels == 1, 0], minlength=USERS)
+        assert torch.equal(torch.bincount(ids[labels == 0, 0], minlength=USERS), 4 * own)
+        total += copies
+    # The share of 400 epochs in which a fraction is rounded up has a standard deviation of 0.025 at most.
+    assert ((total / 400 - weights).abs() < 0.1).all()
+    again = batches_of(keys, weights=weights)
+    assert same(epoch_of(again), epoch_of(batches_of(keys, weights=weights)))
+    assert not same(epoch_of(again), epoch_of(batches_of(keys, weights=weights, seed=8)))
+
+
 def test_rows_are_shuffled():
     labels = torch.cat([labels for _, _, labels in batches_of(random_keys(), batch_size=50)])
     shares = labels[: len(labels) // 50 * 50].view(-1, 50).mean(1)

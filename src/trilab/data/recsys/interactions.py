@@ -58,6 +58,7 @@ class Interactions:
     train: Tensor  # (n,) int64 keys user * items + item, ascending and distinct
     val: Holdout | None
     test: Holdout
+    weights: Tensor | None = None  # (n,) float64, how often each of `train` is trained on in an epoch; None: once
 
 
 def leave_one_out(
@@ -69,6 +70,7 @@ def leave_one_out(
     negatives: int,
     seed: int,
     test: Holdout | None = None,
+    recency: float | None = None,
 ) -> Interactions:
     """Holds each user's latest interaction out as the test, and the latest of what is left as the validation.
 
@@ -86,6 +88,7 @@ def leave_one_out(
             training, validation or test.
         seed: of the order of interactions at the same time and of the negatives.
         test: where it is published; none of its items is in the log.
+        recency: weigh each interaction by how many later ones its user has (`recency_weights`); None: all alike.
     """
     ties = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(_TIES,)))
     rest = _once(log, items)
@@ -101,7 +104,41 @@ def leave_one_out(
     if validation:
         latest, rest = _hold_out_latest(rest, ties, "validation", _in_order(rest))
         val = _with_negatives(latest, unseen, negatives, seed, _VAL_NEGATIVES)
-    return Interactions(users, items, torch.from_numpy(np.sort(_keys(rest, items))), val, test)
+    keys = _keys(rest, items)
+    order = keys.argsort()
+    weights = None if recency is None else torch.from_numpy(recency_weights(rest, recency)[order])
+    return Interactions(users, items, torch.from_numpy(keys[order]), val, test, weights)
+
+
+def recency_weights(log: Log, half: float) -> NDArray[np.float64]:
+    """How much each interaction says of what its user does next: 1 / (1 + later / half), to a factor.
+
+    After Ding & Li 2005, Time weight collaborative filtering (https://doi.org/10.1145/1099554.1099689), whose weights
+    fall exponentially with the days that have passed. Here the later interactions are counted instead, for users come
+    and go; and the fall is harmonic, for an exponential one all but forgets what most of a busy user's were.
+
+    Args:
+        log: n interactions.
+        half: at so many later interactions of its user one weighs half as much as the latest.
+
+    Returns:
+        (n,), with the mean 1 over each user's. Interactions at the same time share the later ones evenly, so that those
+        of a user without times weigh 1.
+    """
+    order = np.lexsort((log.times, log.users))
+    users, times = log.users[order], log.times[order]
+    new_user = np.diff(users, prepend=-1) != 0
+    new_time = new_user | (np.diff(times, prepend=times[:1]) != 0)
+    # Rows are sorted by user and time: of a run of rows at one time, where it begins and where it ends.
+    of_time, of_user = new_time.cumsum() - 1, new_user.cumsum() - 1
+    middle = (np.flatnonzero(new_time) + np.append(np.flatnonzero(new_time)[1:], len(order)) - 1) / 2
+    last = np.append(np.flatnonzero(new_user)[1:], len(order)) - 1
+    later = last[of_user] - middle[of_time]
+    weights = 1 / (1 + later / half)
+    mean = np.bincount(of_user, weights) / np.bincount(of_user)
+    result = np.empty(len(order))
+    result[order] = weights / mean[of_user]
+    return result
 
 
 def _keys(log: Log, items: int) -> Ids:
@@ -286,6 +323,7 @@ class RankingData(LightningDataModule):
             self.rows,
             self.batch_size,
             self._device(),
+            weights=data.weights,
             shuffle=not overfit,
             seed=self.seed,
         )

@@ -32,7 +32,7 @@ from trilab.data.recsys.movielens_tables import (
     read_users,
 )
 from trilab.errors import UserError, say
-from trilab.ranges import NonNegativeInt, PositiveInt
+from trilab.ranges import NonNegativeInt, PositiveFloat, PositiveInt
 
 #: What is known of users, with how many ids; in this order they become fields.
 _OF_USERS = {"gender": 2, "age": len(AGE_GROUPS), "occupation": len(OCCUPATIONS)}
@@ -57,6 +57,8 @@ class MovieLens(RankingData):
         side_features: fields beside user and item: `gender`; `age`, in MovieLens 1M's seven groups; `occupation`;
             `year` of release, in steps of five; and `genres`, a dense feature of 0 or 1 for each.
         train_negatives: drawn for each positive, anew in each epoch.
+        recency: how often a rating is trained on depends on how many of its user's are later: at so many half as often
+            as the latest. None: each once in an epoch.
         eval_negatives: to rank the item held out among.
         validation: `latest` takes each user's latest rating out of training, to choose a model by; `none` trains on all
             but the test.
@@ -75,6 +77,7 @@ class MovieLens(RankingData):
         download: bool,
         side_features: Sequence[Literal["gender", "age", "occupation", "year", "genres"]],
         train_negatives: PositiveInt,
+        recency: PositiveFloat | None,
         eval_negatives: PositiveInt,
         validation: Literal["latest", "none"],
         full_ranking: bool,
@@ -98,6 +101,7 @@ class MovieLens(RankingData):
         self.split = split
         self.download = download
         self.side_features = tuple(side_features)
+        self.recency = recency
         self.eval_negatives = eval_negatives
         self.validation = validation
         self._files = MovieLensFiles(dataset, root)
@@ -125,6 +129,7 @@ class MovieLens(RankingData):
             negatives=self.eval_negatives,
             seed=self.seed,
             test=test,
+            recency=self.recency,
         )
         side = SideFeatures.none(items) if numbers is None else self._side_of_items(numbers)
         return interactions, self._side_of_users(users), side

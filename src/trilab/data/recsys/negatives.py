@@ -110,6 +110,10 @@ class NegativeBatches(EpochBatches):
     Negatives and order are a function of the seed and the epoch's number, drawn on the CPU and so the same on every
     device. What is kept of an epoch are two numbers a row; rows are put together on the device, in blocks.
 
+    With weights an epoch has as many positives, but each as often as its weight says: systematic sampling (Madow
+    1949, On the theory of systematic sampling, II) gives a positive of weight w either of the integers next to w, and w
+    on average: no integer number can vary less.
+
     Args:
         keys: (n,) int64, user * items + item of each positive, ascending and distinct.
         users: how many there are.
@@ -118,8 +122,9 @@ class NegativeBatches(EpochBatches):
         rows: puts the network's inputs together, on `device`.
         batch_size: rows of a batch; the last batch of an epoch has what is left.
         device: of the batches.
+        weights: (n,) how often each positive is in an epoch, on average, 1 in the mean; None for each once.
         shuffle: each epoch has negatives and an order of its own; otherwise every epoch is epoch 0.
-        seed: of negatives and order.
+        seed: of positives, where they are drawn, negatives and order.
     """
 
     def __init__(
@@ -132,6 +137,7 @@ class NegativeBatches(EpochBatches):
         batch_size: int,
         device: torch.device,
         *,
+        weights: Tensor | None = None,
         shuffle: bool = True,
         seed: int = 0,
     ) -> None:
@@ -141,6 +147,7 @@ class NegativeBatches(EpochBatches):
         self.device = device
         self._keys = keys
         self._users = keys // items
+        self._until = None if weights is None else weights.double().cumsum(0)
         self._rows_of = rows
         self._unseen = Unseen(keys, users, items)
         full = self._users[self._unseen.free.index_select(0, self._users) == 0]
@@ -158,8 +165,12 @@ class NegativeBatches(EpochBatches):
     def _draw(self, number: int) -> tuple[Tensor, Tensor]:
         """An epoch's pairs as keys, (rows,), the positives first; and its order, (rows,)."""
         generator = self.generator(number)
-        negatives = self._unseen.draw(self._users, self.negatives, generator)
-        keys = torch.cat([self._keys.to(negatives.dtype), negatives.view(-1)])
+        positives, users = self._keys, self._users
+        if self._until is not None:
+            copies = _systematic(self._until, generator)
+            positives, users = positives.repeat_interleave(copies), users.repeat_interleave(copies)
+        negatives = self._unseen.draw(users, self.negatives, generator)
+        keys = torch.cat([positives.to(negatives.dtype), negatives.view(-1)])
         small = torch.int32 if self.rows < 2**31 else torch.int64
         order = torch.randperm(self.rows, generator=generator, dtype=small)
         return keys.to(self.device), order.to(self.device)
@@ -170,6 +181,14 @@ class NegativeBatches(EpochBatches):
         ids, dense = self._rows_of(users.long(), (pairs - users * self.items).long())
         labels = (index < len(self._keys)).float()
         return zip(*(part.split(self.batch_size) for part in (ids, dense, labels)), strict=True)
+
+
+def _systematic(until: Tensor, generator: torch.Generator) -> Tensor:
+    """(n,) how often each of n is drawn, n draws in all, in proportion to weights whose running sums these are."""
+    count = len(until)
+    start = torch.rand((), generator=generator, dtype=torch.float64)
+    drawn = (until / until[-1] * count + start).floor().clamp(max=count).long()
+    return drawn.diff(prepend=drawn.new_zeros(1))
 
 
 class CandidateBatches(EpochBatches):
