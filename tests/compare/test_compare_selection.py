@@ -72,6 +72,21 @@ def test_of_a_batch_of_seeds_the_agents_count(store: Store) -> None:
     assert counts(compared(store, batch)) == {"rainbow": 4}
 
 
+def test_which_run_a_run_begins_from_is_no_setting_but_that_it_does_is(store: Store) -> None:
+    for seed in range(5):
+        for rate, gain in (("0.001", 0.0), ("0.002", 0.01)):
+            for begins, more in (("null", 0.0), (f"{store.count:032x}", 0.1)):
+                params = {"optimizer.lr": rate, "model.pretrained_gmf": begins}
+                store.run(seed, 0.5 + seed / 100 + gain + more, params=params)
+    found = compared(store, "made/up", by=["pretrained_gmf", "lr"], baseline="lr=0.001")
+    assert counts(found) == {
+        f"pretrained_gmf={begins} lr={rate}": 5 for begins in ("null", "a run") for rate in ("0.001", "0.002")
+    }
+    against = [row.found for row in found.tasks[0].rows if row.found]
+    assert [each.paired for each in against] == [True, True]
+    assert [float(each.difference.value) for each in against] == pytest.approx([0.01, 0.01])
+
+
 def test_a_run_made_again_counts_once(store: Store) -> None:
     store.run(0, 0.1, start_s=1)
     store.run(0, 0.9, start_s=2)

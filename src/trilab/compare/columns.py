@@ -1,5 +1,6 @@
 """What tells the groups of a comparison apart: columns, by short names or those of the configuration."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from trilab.compare.samples import Sample
@@ -20,10 +21,11 @@ _NOT_COMPARED = (
     "goal.source",
     "callbacks.progress.",
 )
+_A_RUN, _RUN_ID = "a run", re.compile("[0-9a-f]{32}")
 
 
 def value(sample: Sample, column: str) -> str:
-    """What a sample has in a column, in full; empty where it has no such setting."""
+    """What a sample has in a column, in full, but `a run` for any run's id; empty where it has no such setting."""
     params, tags = sample.params, sample.tags
     if column in ("data", "model", "experiment"):
         return tags.get(f"trilab.{column}", "")
@@ -31,7 +33,9 @@ def value(sample: Sample, column: str) -> str:
         return params.get(f"{column}.name", tags.get(f"{column}.requested", ""))
     if column in ("optimizer", "scheduler"):
         return params.get(f"{column}._target_", "").rpartition(".")[2]
-    return params.get(column, tags.get(column, ""))
+    text = params.get(column, tags.get(column, ""))
+    # That it begins from a trained model is a setting; which seed's run has trained it is not.
+    return _A_RUN if _RUN_ID.fullmatch(text) else text
 
 
 def resolve(name: str, samples: Sequence[Sample]) -> str:
