@@ -14,6 +14,8 @@ from trilab.reports.study import Study
 from trilab.reports.style import COLOURS, PANEL, STYLES, save
 
 Published = Mapping[Row, Mapping[str, float]]
+#: Where there are more models than colours, those that have one for the second and third time.
+_MARKERS, _LINES = ("o", "s", "^"), (STYLES[0], STYLES[2], STYLES[3])
 
 
 def bars(groups: Groups, study: Study, path: Path) -> bool:
@@ -30,12 +32,12 @@ def bars(groups: Groups, study: Study, path: Path) -> bool:
     )
     for axis, metric in zip(axes[0], study.metrics, strict=True):
         for place, (row, found) in enumerate(groups.items()):
-            scores, colour = values(found, metric), COLOURS[models.index(row[0]) % len(COLOURS)]
+            scores, (colour, marker, _) = values(found, metric), _look(models.index(row[0]))
             axis.plot(scores, np.full(len(scores), place), "|", color=colour, alpha=0.6, markersize=9)
             if len(scores) > 1:
                 band = interval(scores)
                 axis.plot([band.low, band.high], [place, place], "-", color=colour, linewidth=5, alpha=0.45)
-            axis.plot(scores.mean(), place, "o", color=colour, markersize=7)
+            axis.plot(scores.mean(), place, marker, color=colour, markersize=7)
             if metric in published.get(row, {}):
                 axis.plot(published[row][metric], place, "D", color=colour, markerfacecolor="none")
         axis.set_title(metric)
@@ -62,10 +64,10 @@ def curves(groups: Groups, study: Study, path: Path) -> bool:
     )
     for axis, metric in zip(axes[0], study.metrics, strict=True):
         for place, model in enumerate(models):
-            colour = COLOURS[place % len(COLOURS)]
+            colour, marker, style = _look(place)
             ours = {row[1]: _mean(found, metric) for row, found in groups.items() if row[0] == model}
             theirs = {row[1]: own[metric] for row, own in published.items() if row[0] == model and metric in own}
-            _line(axis, ours, colour, STYLES[0], "o", model)
+            _line(axis, ours, colour, style, marker, model)
             _line(axis, theirs, colour, STYLES[1], "D", f"{model}, published")
         ticks = sorted({x for row in (*groups, *published) if (x := number(row[1])) is not None})
         axis.set_xscale("log", base=2)
@@ -78,9 +80,15 @@ def curves(groups: Groups, study: Study, path: Path) -> bool:
     return save(figure, path)
 
 
+def _look(place: int) -> tuple[str, str, str]:
+    """Colour, marker and line of the model in that place."""
+    again, colour = divmod(place, len(COLOURS))
+    return COLOURS[colour], _MARKERS[again % len(_MARKERS)], _LINES[again % len(_LINES)]
+
+
 def _line(axis: Axes, points: Mapping[str, float], colour: str, style: str, marker: str, label: str) -> None:
     placed = sorted((x, y) for text, y in points.items() if (x := number(text)) is not None)
-    fill = colour if style == STYLES[0] else "none"
+    fill = "none" if style == STYLES[1] else colour
     if placed:
         axis.plot(*zip(*placed, strict=True), style, marker=marker, color=colour, markerfacecolor=fill, label=label)
     for text, y in points.items():

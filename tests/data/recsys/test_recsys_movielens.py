@@ -160,6 +160,17 @@ def test_recency_weighs_what_is_trained_on(tmp_path):
     assert loaded(tmp_path, dataset="1m", eval_negatives=1, cutoffs=[1]).interactions.weights is None
 
 
+def test_recency_says_of_how_many_users_no_order_is_known(tmp_path, capsys):
+    folder = write_1m(tmp_path)
+    path = folder / "ratings.dat"
+    lines = [line.split("::") for line in path.read_text().splitlines()]
+    path.write_text("".join("::".join([*line[:3], "7" if line[0] == "1" else line[3]]) + "\n" for line in lines))
+    loaded(tmp_path, dataset="1m", eval_negatives=1, cutoffs=[1], recency=1.0)
+    assert "data.recency=1: 1 of 6,040 users have one time for all their ratings" in capsys.readouterr().err
+    loaded(tmp_path, dataset="1m", eval_negatives=1, cutoffs=[1])
+    assert "data.recency" not in capsys.readouterr().err
+
+
 def test_a_genre_that_is_wrong_is_named(tmp_path):
     folder = write_1m(tmp_path)
     path = folder / "movies.dat"

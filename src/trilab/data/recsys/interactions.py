@@ -141,6 +141,12 @@ def recency_weights(log: Log, half: float) -> NDArray[np.float64]:
     return result
 
 
+def without_order(log: Log) -> int:
+    """How many users have several interactions and a single time for them all."""
+    ordered = _has_order(log)
+    return int(((np.bincount(log.users, minlength=len(ordered)) > 1) & ~ordered).sum())
+
+
 def _keys(log: Log, items: int) -> Ids:
     return log.users * items + log.items
 
@@ -155,12 +161,17 @@ def _once(log: Log, items: int) -> Log:
 
 def _in_order(log: Log) -> NDArray[np.bool_]:
     """Whether each interaction is of a user with two times or more; true of all where no user has."""
+    ordered = _has_order(log)[log.users]
+    return ordered if ordered.any() else np.ones_like(ordered)
+
+
+def _has_order(log: Log) -> NDArray[np.bool_]:
+    """(users,) whether each has two times or more."""
     users = int(log.users.max(initial=-1)) + 1
     first, last = np.full(users, np.iinfo(np.int64).max), np.full(users, np.iinfo(np.int64).min)
     np.minimum.at(first, log.users, log.times)
     np.maximum.at(last, log.users, log.times)
-    ordered = (first < last)[log.users]
-    return ordered if ordered.any() else np.ones_like(ordered)
+    return np.asarray(first < last)
 
 
 def _hold_out_latest(

@@ -13,7 +13,16 @@ from typing import Literal
 import numpy as np
 import torch
 
-from trilab.data.recsys.interactions import Holdout, Ids, Interactions, Log, RankingData, SideFeatures, leave_one_out
+from trilab.data.recsys.interactions import (
+    Holdout,
+    Ids,
+    Interactions,
+    Log,
+    RankingData,
+    SideFeatures,
+    leave_one_out,
+    without_order,
+)
 from trilab.data.recsys.movielens_checks import PUBLISHED_NEGATIVES, check_movielens
 from trilab.data.recsys.movielens_files import NEGATIVES, TEST, TRAIN, MovieLensFiles
 from trilab.data.recsys.movielens_tables import (
@@ -57,8 +66,6 @@ class MovieLens(RankingData):
         side_features: fields beside user and item: `gender`; `age`, in MovieLens 1M's seven groups; `occupation`;
             `year` of release, in steps of five; and `genres`, a dense feature of 0 or 1 for each.
         train_negatives: drawn for each positive, anew in each epoch.
-        recency: how often a rating is trained on depends on how many of its user's are later: at so many half as often
-            as the latest. None: each once in an epoch.
         eval_negatives: to rank the item held out among.
         validation: `latest` takes each user's latest rating out of training, to choose a model by; `none` trains on all
             but the test.
@@ -67,6 +74,8 @@ class MovieLens(RankingData):
         batch_size: rows of a training batch, positives and negatives together.
         eval_batch_size: rows of a batch in validation and test, whole users.
         seed: of the negatives, of the order of ratings at the same time and of the training batches' order.
+        recency: how often a rating is trained on depends on how many of its user's are later: at so many half as often
+            as the latest. None: each once in an epoch.
     """
 
     def __init__(
@@ -77,7 +86,6 @@ class MovieLens(RankingData):
         download: bool,
         side_features: Sequence[Literal["gender", "age", "occupation", "year", "genres"]],
         train_negatives: PositiveInt,
-        recency: PositiveFloat | None,
         eval_negatives: PositiveInt,
         validation: Literal["latest", "none"],
         full_ranking: bool,
@@ -85,6 +93,7 @@ class MovieLens(RankingData):
         batch_size: PositiveInt,
         eval_batch_size: PositiveInt,
         seed: NonNegativeInt,
+        recency: PositiveFloat | None = None,
     ) -> None:
         check_movielens(
             {
@@ -121,6 +130,11 @@ class MovieLens(RankingData):
         else:
             log, numbers = _read_ratings(self._files.ratings, self.dataset)
             items = len(numbers)
+        if self.recency is not None and (unordered := without_order(log)):
+            say(
+                f"data.recency={self.recency:g}: {unordered:,} of {users:,} users have one time for all their ratings, "
+                "which are trained on alike."
+            )
         interactions = leave_one_out(
             log,
             users,

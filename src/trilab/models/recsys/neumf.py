@@ -9,6 +9,7 @@ tower has the sizes and everything the initial values of `trilab.models.recsys.n
 holds both parts' embeddings, side by side: one lookup serves both.
 
 Expected, the paper's on MovieLens 1M with 32 factors: HR@10 0.701, NDCG@10 0.425; pretrained (`fuse`) 0.726, 0.445.
+After pretraining the paper goes on by vanilla SGD: a few epochs of Adam take from the parts what they knew.
 """
 
 from collections.abc import Callable, Mapping
