@@ -156,7 +156,9 @@ def _cpu_name() -> str:
 
 @contextlib.contextmanager
 def fast_imports() -> Iterator[None]:
-    """Holds the garbage collector off while the heavy packages are imported: 6.3 s become 4.7 s.
+    """Holds the garbage collector off while the heavy packages are imported: 2.9 s become 2.0 s.
+
+    (`prepare_imports()`, Lightning and MLflow, without and within this, on a core of an AMD EPYC with AVX-512.)
 
     Imports make a million objects that stay for good, and the collector walks over them again and again. At the end
     they are taken out of its sight, so that collections in training are short. Where torch is there already nothing is

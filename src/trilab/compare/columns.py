@@ -25,7 +25,7 @@ _A_RUN, _RUN_ID = "a run", re.compile("[0-9a-f]{32}")
 
 
 def value(sample: Sample, column: str) -> str:
-    """What a sample has in a column, in full, but `a run` for any run's id; empty where it has no such setting."""
+    """What a sample has in a column, in full, but for ids of runs; empty where it has no such setting."""
     params, tags = sample.params, sample.tags
     if column in ("data", "model", "experiment"):
         return tags.get(f"trilab.{column}", "")
@@ -33,9 +33,9 @@ def value(sample: Sample, column: str) -> str:
         return params.get(f"{column}.name", tags.get(f"{column}.requested", ""))
     if column in ("optimizer", "scheduler"):
         return params.get(f"{column}._target_", "").rpartition(".")[2]
-    text = params.get(column, tags.get(column, ""))
-    # That it begins from a trained model is a setting; which seed's run has trained it is not.
-    return _A_RUN if _RUN_ID.fullmatch(text) else text
+    if _RUN_ID.fullmatch(params.get(column, "")):
+        return _A_RUN  # that it begins from a trained model is a setting; which seed's run has trained it is not
+    return params.get(column, tags.get(column, ""))
 
 
 def resolve(name: str, samples: Sequence[Sample]) -> str:
