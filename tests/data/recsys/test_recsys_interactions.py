@@ -172,9 +172,7 @@ def test_recency_finds_what_users_have_turned_to():
 
     def hit_rate(recency: float | None) -> float:
         data = leave_one_out(log_of(*rows), USERS, ITEMS, validation=False, negatives=20, seed=0, recency=recency)
-        batches = NegativeBatches(
-            data.train, USERS, ITEMS, 1, pairs, 500, torch.device("cpu"), weights=data.weights
-        )  # fmt: skip
+        batches = NegativeBatches(data.train, USERS, ITEMS, 1, pairs, 500, torch.device("cpu"), weights=data.weights)
         ids, _, labels = (torch.cat(column) for column in zip(*itertools.chain(*[batches] * 20), strict=True))
         # A model that knows of each user how much of what it is trained on is of which half.
         share = torch.zeros(USERS, 2).index_put_((ids[:, 0], ids[:, 1] // 30), labels, accumulate=True)

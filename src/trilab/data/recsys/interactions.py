@@ -105,9 +105,8 @@ def leave_one_out(
         latest, rest = _hold_out_latest(rest, ties, "validation", _in_order(rest))
         val = _with_negatives(latest, unseen, negatives, seed, _VAL_NEGATIVES)
     keys = _keys(rest, items)
-    order = keys.argsort()
-    weights = None if recency is None else torch.from_numpy(recency_weights(rest, recency)[order])
-    return Interactions(users, items, torch.from_numpy(keys[order]), val, test, weights)
+    weights = None if recency is None else torch.from_numpy(recency_weights(rest, recency)[keys.argsort()])
+    return Interactions(users, items, torch.from_numpy(np.sort(keys)), val, test, weights)
 
 
 def recency_weights(log: Log, half: float) -> NDArray[np.float64]:
@@ -129,13 +128,12 @@ def recency_weights(log: Log, half: float) -> NDArray[np.float64]:
     users, times = log.users[order], log.times[order]
     new_user = np.diff(users, prepend=-1) != 0
     new_time = new_user | (np.diff(times, prepend=times[:1]) != 0)
-    # Rows are sorted by user and time: of a run of rows at one time, where it begins and where it ends.
-    of_time, of_user = new_time.cumsum() - 1, new_user.cumsum() - 1
-    middle = (np.flatnonzero(new_time) + np.append(np.flatnonzero(new_time)[1:], len(order)) - 1) / 2
-    last = np.append(np.flatnonzero(new_user)[1:], len(order)) - 1
-    later = last[of_user] - middle[of_time]
+    of_user, of_time = new_user.cumsum() - 1, new_time.cumsum() - 1  # (n,) numbers of the user, and of the user's time
+    counts, places = np.bincount(of_user), np.arange(len(order))
+    middle = np.bincount(of_time, places) / np.bincount(of_time)  # of the places of those at one time
+    later = (counts.cumsum() - 1)[of_user] - middle[of_time]
     weights = 1 / (1 + later / half)
-    mean = np.bincount(of_user, weights) / np.bincount(of_user)
+    mean = np.bincount(of_user, weights) / counts
     result = np.empty(len(order))
     result[order] = weights / mean[of_user]
     return result
